@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from turbo_engine.errors import WeightsError
 
 FORMAT = 1
-ROLES = ("teacher", "student", "decoder", "encoder")
+ROLES = ("teacher", "student", "decoder", "encoder", "probe")
 SCALE_SUFFIX = "_scale"
 _MIN_ROW = 64                # elements; a shorter row gains little over float16
 _CLIP_STEPS = 24             # candidate clipping points, 0.5 to 1 of a row's largest magnitude

@@ -1,0 +1,120 @@
+"""Train pocket's teacher: rectified flow with caption dropout, so that it can be guided.
+
+    torchrun --standalone --nproc-per-node 2 -m turbo_engine.distill.flow --weights WEIGHTS --text-encoder .carry/minilm --out OUT
+
+x_t = (1 - t) x0 + t noise and the target is noise - x0 (Liu et al. 2022, arXiv:2209.03003); t is logit-normal, shifted
+towards noise (Esser et al. 2024, arXiv:2403.03206). The loss weighs the subject's latent pixels more, most near t = 0
+where its outline is decided.
+"""
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from turbo_engine.distill.latents import LatentRing
+from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, save_dit
+from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, trapezoid
+from turbo_engine.distill.world import load_world
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
+
+TIME_SHIFT = 2.5
+UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
+SUBJECT_WEIGHT = 2.0
+CAPTION_DROPOUT = 0.1
+MUON_LR, ADAM_LR = 2.5e-3, 1e-3
+
+
+def draw_times(batch: int, device: torch.device, shift: float = TIME_SHIFT) -> Tensor:
+    """Flow times in (0, 1): logit-normal, moved towards noise by t = s u / (1 + (s - 1) u), some uniform. -> [B] float32."""
+    u = torch.sigmoid(torch.randn(batch, device=device))
+    uniform = torch.rand(2, batch, device=device)
+    return torch.where(uniform[0] < UNIFORM_SHARE, uniform[1], shift * u / (1 + (shift - 1) * u))
+
+
+def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT) -> Tensor:
+    """Weighted squared error of the velocity at random times. latent [B, C, T, H, W], share [B, 1, T, H, W]."""
+    noise = torch.randn_like(latent)
+    t = draw_times(len(latent), latent.device, shift)
+    at = t.view(-1, 1, 1, 1, 1)
+    with run.autocast():
+        velocity = model(torch.lerp(latent, noise, at), 1000 * t, text)
+    weight = 1 + SUBJECT_WEIGHT * share * (1 - at)
+    return ((velocity - (noise - latent)).square() * weight).mean() / weight.mean()
+
+
+def compile_blocks(model: DiT, run: Run) -> None:
+    """Compile each block in place (one graph for all, as their shapes agree)."""
+    if run.cuda:
+        for block in model.blocks:
+            block.compile(dynamic=False)
+
+
+def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
+    """The encoder's weights and the text encoder from disk, and a ring around them."""
+    preset = pocket_preset()
+    if args.tiny:
+        from turbo_engine.models.vae import VAEConfig
+        vae = VAE(VAEConfig(preset.dit.in_channels, (16, 32, 64), (64, 32, 16), (1, 1, 1))).init_weights()
+    else:
+        vae = load_vae(VAE(preset.vae), args.weights)
+    vae.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    options = dict(text_len=preset.text.text_len, device=run.device, dtype=torch.float16 if run.cuda else torch.float32)
+    encoder = MiniLM(args.text_encoder, verify=False, **options) if args.text_encoder else MiniLM.installed(**options)
+    return LatentRing(run, load_world(), vae, encoder, capacity=capacity, fresh=fresh, size=64 if args.tiny else preset.clip.height)
+
+
+def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, refresh_every: int, ema_decay: float,
+          muon_lr: float = MUON_LR, adam_lr: float = ADAM_LR) -> tuple[EMA, int]:
+    """Until the clock runs out. Returns the averaged weights and the steps done."""
+    optimizers, ema, step, running = Optimizers(model, muon_lr=muon_lr, adam_lr=adam_lr), EMA(model, ema_decay), 0, None
+    compile_blocks(model, run)
+    run.start_clock()
+    while ring.count < fill:
+        ring.refresh()
+    run.log(0, ring=ring.count, fill_s=run.elapsed_s)
+    while (progress := run.progress()) < 1:
+        if step % refresh_every == 0:
+            ring.refresh()
+        loss = flow_loss(model, *ring.draw(batch, caption_dropout=CAPTION_DROPOUT), run)
+        optimizers.zero_grad()
+        loss.backward()
+        run.average_gradients(optimizers.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(optimizers.parameters, 1.0)
+        optimizers.step(trapezoid(progress))
+        ema.update()
+        step += 1
+        running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
+        if step % 250 == 0:
+            run.log(step, loss=running, grad_norm=norm, samples=step * batch * run.world_size, clips_seen=ring.seen * run.world_size)
+    return ema, step
+
+
+def add_model_options(parser) -> None:
+    parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
+    parser.add_argument("--batch", type=int, default=128, help="clips a step on each device")
+
+
+def main() -> None:
+    parser = arguments("flow", 480)
+    add_model_options(parser)
+    parser.add_argument("--resume", action="store_true", help="start from the teacher in --weights")
+    args = parser.parse_args()
+    run = Run("flow", args.out, args.seconds, args.seed)
+    model = load_dit(args.weights, "teacher") if args.resume else DiT(pocket_preset().dit).init_weights()
+    model.to(run.device)
+    run.same_everywhere(model)
+    ring = open_ring(run, args, capacity=64 if args.tiny else 40_960, fresh=4 if args.tiny else 16)
+    ema, step = train(run, model, ring, batch=4 if args.tiny else args.batch, fill=8 if args.tiny else 4_096,
+                      refresh_every=1, ema_decay=0.9995)
+    if run.main:
+        metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": args.seconds, "resumed": args.resume}
+        save_dit(ema.module, args.out, "teacher", metrics)
+        run.log(step, saved="teacher", **metrics)
+    run.barrier()
+    run.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A ring of encoded clips on the device: what teacher and student are trained on.
+
+Rendering and encoding a clip costs several training steps' worth of one sample, so each clip is kept and drawn about ten
+times, with fresh noise and one of two captions, before a newer one takes its place.
+"""
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from turbo_engine.distill.captions import caption
+from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.training import Run
+from turbo_engine.distill.world import World, sample_specs
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
+
+CAPTIONS_EACH = 2
+
+
+class LatentRing:
+    """Latents, the subject's share of each latent pixel, and token states of two captions a clip."""
+
+    def __init__(self, run: Run, world: World, vae: VAE, text_encoder: MiniLM, *, capacity: int, fresh: int, size: int):
+        self.run, self.world, self.vae, self.text_encoder = run, world, vae, text_encoder
+        self.compositor = Compositor(world, run.device)
+        self.rng = random.Random(50_000 + run.seed)
+        self.capacity, self.fresh, self.size = capacity, fresh, size
+        self.count = self.seen = self._next = 0
+        side = size // vae.config.spatial_stride
+        kind = dict(device=run.device, dtype=torch.bfloat16 if run.cuda else torch.float32)
+        self.latents = torch.empty(capacity, vae.config.latent_channels, 9, side, side, **kind)
+        self.shares = torch.empty(capacity, 1, 9, side, side, **kind)
+        self.texts = torch.empty(capacity, CAPTIONS_EACH, text_encoder.text_len, text_encoder.dim, **kind)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Render, encode and caption `fresh` new clips of one scene."""
+        specs = sample_specs(self.world, self.fresh, self.rng, scene=self.rng.randrange(len(self.world.scenes)))
+        frames, mask = self.compositor.render(specs, size=self.size)
+        with self.run.autocast():
+            latent = self.vae.encode(frames)
+        captions = [caption(self.world, spec, self.rng) for spec in specs for _ in range(CAPTIONS_EACH)]
+        text = self.text_encoder.encode(captions, remember=False)
+        where = slice(self._next, self._next + self.fresh)
+        self.latents[where] = latent.to(self.latents.dtype)
+        self.shares[where] = latent_share(mask, latent.shape[-1]).to(self.shares.dtype)
+        self.texts[where] = text.unflatten(0, (self.fresh, CAPTIONS_EACH)).to(self.texts.dtype)
+        self._next = (self._next + self.fresh) % (self.capacity - self.capacity % self.fresh)
+        self.count = min(self.capacity, self.count + self.fresh)
+        self.seen += self.fresh
+
+    def draw(self, batch: int, *, caption_dropout: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """latent [B, C, T, H, W] float32, share [B, 1, T, H, W] in [0, 1], text [B, S, D]; zero text where dropped."""
+        device = self.latents.device
+        index = torch.randint(0, self.count, (batch,), device=device)
+        which = torch.randint(0, CAPTIONS_EACH, (batch,), device=device)
+        keep = (torch.rand(batch, 1, 1, device=device) >= caption_dropout).float()
+        return self.latents[index].float(), self.shares[index].float(), self.texts[index, which].float() * keep
+
+
+def latent_share(mask: Tensor, side: int) -> Tensor:
+    """Mean subject alpha under each latent pixel. mask [B, 1, 4k + 1, H, W] -> [B, 1, k + 1, side, side]."""
+    padded = torch.cat((mask[:, :, :1].expand(-1, -1, 3, -1, -1), mask), 2)      # the first latent frame sees one frame
+    stride = mask.shape[-1] // side
+    return F.avg_pool3d(padded, (4, stride, stride))

@@ -1,0 +1,176 @@
+"""What every training stage shares: processes, the clock, averages over GPUs, EMA, optimisers and the log.
+
+A stage runs as one process a GPU (`torchrun --standalone --nproc-per-node N -m turbo_engine.distill.STAGE`) or plainly as
+`python -m ...` on one device. It is boxed by wall-clock time, writes metrics and weights to `--out`, and resumes from weights.
+"""
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Run:
+    """One process of a stage: rank and device, the shared clock, and the log.
+
+    `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step.
+    """
+
+    def __init__(self, stage: str, out: Path, budget_s: float, seed: int = 0):
+        self.stage, self.out, self.budget_s = stage, out, budget_s
+        self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.cuda = torch.cuda.is_available()
+        self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if self.cuda else "cpu")
+        if self.cuda:
+            torch.cuda.set_device(self.device)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        self._clock_group = None
+        if self.world_size > 1:
+            dist.init_process_group("nccl" if self.cuda else "gloo")
+            self._clock_group = dist.new_group(backend="gloo")
+        torch.manual_seed(seed * 1_000 + self.rank)
+        self.seed = seed * 1_000 + self.rank
+        self._start = time.monotonic()
+        out.mkdir(parents=True, exist_ok=True)
+        self._log = (out / f"{stage}.jsonl").open("a") if self.main else None
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._start
+
+    def start_clock(self) -> None:
+        """Training begins now: set-up does not count."""
+        self.barrier()
+        self._start = time.monotonic()
+
+    def progress(self) -> float:
+        """Share of the budget used. Call it the same number of times on every rank."""
+        share = torch.tensor([min(1.0, self.elapsed_s / self.budget_s)], dtype=torch.float64)
+        if self._clock_group is not None:
+            dist.broadcast(share, 0, group=self._clock_group)
+        return float(share)
+
+    def log(self, step: int, **metrics: float) -> None:
+        if not self.main:
+            return
+        row = {"stage": self.stage, "step": step, "elapsed_s": round(self.elapsed_s, 1)}
+        row |= {k: float(f"{float(v):.5g}") if not isinstance(v, (str, dict, list)) else v for k, v in metrics.items()}
+        line = json.dumps(row)
+        print(line, flush=True)
+        self._log.write(line + "\n")
+        self._log.flush()
+
+    def barrier(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+        if self.world_size > 1:
+            dist.barrier()
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over the processes, in one flat all-reduce."""
+        if self.world_size == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        torch._foreach_copy_(grads, [piece.view_as(g) for piece, g in zip(flat.split([g.numel() for g in grads]), grads)])
+
+    def average(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over the processes."""
+        if self.world_size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.world_size
+        return value
+
+    def same_everywhere(self, module: nn.Module) -> None:
+        """Give every process rank 0's parameters and buffers."""
+        if self.world_size > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.data, 0)
+
+    def autocast(self) -> torch.autocast:
+        """bf16 on CUDA; off on CPUs, where it is emulated and slow."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.cuda)
+
+    def close(self) -> None:
+        if self.world_size > 1:
+            dist.destroy_process_group()
+        if self._log is not None:
+            self._log.close()
+
+
+def arguments(stage: str, budget_s: float) -> argparse.ArgumentParser:
+    """The options all stages have."""
+    parser = argparse.ArgumentParser(prog=f"python -m turbo_engine.distill.{stage}")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")), help="folder for weights, log and sheets")
+    parser.add_argument("--seconds", type=float, default=budget_s, help="wall-clock budget of the training loop")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=Path("presets/pocket"), help="folder of the weights to start from")
+    parser.add_argument("--tiny", action="store_true", help="small model and pictures, for a smoke test on a CPU")
+    return parser
+
+
+class EMA:
+    """Exponential moving average of a module's parameters; `module` is the averaged copy.
+
+    The horizon grows with the steps done, min(decay, (1 + n) / (10 + n)), so that early steps are forgotten soon.
+    """
+
+    def __init__(self, source: nn.Module, decay: float):
+        self.module = copy.deepcopy(source).eval().requires_grad_(False)
+        self.decay, self._steps = decay, 0
+        self._pairs = list(self.module.parameters()), list(source.parameters())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._steps += 1
+        averaged, live = self._pairs
+        torch._foreach_lerp_(averaged, [p.detach() for p in live], 1 - min(self.decay, (1 + self._steps) / (10 + self._steps)))
+
+
+def trapezoid(progress: float, warmup: float = 0.02, decay_from: float = 0.4, floor: float = 0.01) -> float:
+    """Learning-rate factor over the wall-clock: linear warm-up, flat, linear decay to `floor`."""
+    rise = min(1.0, (progress + 1e-3) / warmup)
+    fall = 1.0 if progress < decay_from else max(floor, 1 - (progress - decay_from) / (1 - decay_from))
+    return rise * fall
+
+
+class Optimizers:
+    """Muon for the blocks' matrices, AdamW for everything else; one learning-rate factor for both."""
+
+    def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float):
+        matrices = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        self.parameters = matrices + others
+        self._optimizers = [
+            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=others[0].is_cuda)]
+        self._rates = [muon_lr, adam_lr]
+
+    def zero_grad(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self, factor: float) -> None:
+        for optimizer, rate in zip(self._optimizers, self._rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+
+
+def clone_to(module: nn.Module, *, dtype: torch.dtype) -> nn.Module:
+    return copy.deepcopy(module).to(dtype).eval().requires_grad_(False)

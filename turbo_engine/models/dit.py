@@ -1,0 +1,220 @@
+"""One diffusion transformer in the Wan shape, for pocket, 1.3B, 14B and A14B alike: only the numbers differ.
+
+Parameter names, shapes and the order of operations are those of Wan 2.1 (Wan Team 2025, arXiv:2503.20314) with the linear
+patch embedding of TurboDiffusion's checkpoints, so that a released file loads key for key. The network predicts the
+rectified-flow velocity v = noise - x0 and is conditioned on timestep = 1000 t.
+"""
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from turbo_engine.models.config import DiTConfig
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+TextContext = list[tuple[Tensor, Tensor]]
+"""Cross-attention keys and values of one prompt, a pair [B, H, S, D] per block; the same at every step."""
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Dense softmax attention by torch's best kernel for the device. q, k, v [B, H, L, D] -> [B, H, L, D]."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in elementary operations, which have forward-mode derivatives (the fused kernels have none)."""
+    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return logits.softmax(-1) @ v
+
+
+def widen(x: Tensor) -> Tensor:
+    """float32, or wider where x is wider already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in float32. x [..., dim]."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = widen(x)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+
+
+def layer_norm(x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(widen(x), (x.shape[-1],), eps=eps)
+
+
+def rope_angles(grid: tuple[int, int, int], head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of the 3D rotary angles, [T*H*W, head_dim / 2] float32.
+
+    head_dim is split over (t, h, w) as (D - 4 * (D // 6), 2 * (D // 6), 2 * (D // 6)): 44/42/42 at 128, 24/20/20 at 64.
+    """
+    side = 2 * (head_dim // 6)
+    shares = (head_dim - 2 * side, side, side)
+    positions = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [p.reshape(-1, 1) * theta ** (-torch.arange(0, share, 2, dtype=torch.float64) / share)
+              for p, share in zip(positions, shares)]
+    angle = torch.cat(angles, -1).to(device)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn interleaved pairs of channels by the rotary angles. x [B, H, L, D]; float32 inside, x.dtype out."""
+    cos, sin = rope
+    even, odd = widen(x).unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)      # [B, L, C] -> [B, H, L, D]
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+        q = rotate(self.heads(self.norm_q(self.q(x))), rope)
+        k = rotate(self.heads(self.norm_k(self.k(x))), rope)
+        return self.o(attention(q, k, self.heads(self.v(x))).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(SelfAttention):
+    """Video tokens look at the text. No mask: padded rows are zeros before the text embedding and take part, as in Wan."""
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+        q = self.heads(self.norm_q(self.q(x)))
+        return self.o(attention(q, *context).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        dim = config.dim
+        self.eps = config.eps
+        self.self_attn = SelfAttention(config)
+        self.norm3 = nn.LayerNorm(dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
+
+    def forward(self, x: Tensor, modulation: Tensor, context: tuple[Tensor, Tensor], rope: tuple[Tensor, Tensor],
+                attention: Attention) -> Tensor:
+        """x [B, L, C] float32 residual stream; modulation [B, 6, C] float32 of this step."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (widen(self.modulation) + modulation).chunk(6, 1)   # [B, 1, C]
+        dtype = self.norm3.weight.dtype
+        h = (layer_norm(x, self.eps) * (1 + scale1) + shift1).to(dtype)
+        x = x + gate1 * self.self_attn(h, rope, attention)
+        x = x + self.cross_attn(self.norm3(x.to(dtype)), context, attention)
+        h = (layer_norm(x, self.eps) * (1 + scale2) + shift2).to(dtype)
+        return x + gate2 * self.ffn(h)
+
+
+class Head(nn.Module):
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        t, h, w = config.patch_size
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, t * h * w * config.out_channels)
+        self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (widen(self.modulation) + widen(time)[:, None]).chunk(2, 1)
+        return self.head((layer_norm(x, self.eps) * (1 + scale) + shift).to(self.head.weight.dtype))
+
+
+class DiT(nn.Module):
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.config = config
+        dim, (t, h, w) = config.dim, config.patch_size
+        self.patch_embedding = nn.Linear(t * h * w * config.in_channels, dim)
+        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self._rope: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def embed_text(self, text: Tensor) -> TextContext:
+        """Keys and values of every cross-attention. text [B, S, text_dim], zero rows where the prompt ended."""
+        embedded = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
+        return [block.cross_attn.keys_values(embedded) for block in self.blocks]
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """Sinusoid, cosine half first, then the time MLP. timestep [B] in [0, 1000] -> [B, C]."""
+        half = self.config.freq_dim // 2
+        freqs = 10_000.0 ** (-torch.arange(half, device=timestep.device, dtype=torch.float64) / half)
+        angle = timestep.double()[:, None] * freqs
+        wave = torch.cat((angle.cos(), angle.sin()), -1).to(self.patch_embedding.weight.dtype)
+        return self.time_embedding(wave)
+
+    def rope(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (*grid, device)
+        if key not in self._rope:
+            self._rope[key] = rope_angles(grid, self.config.head_dim, self.config.rope_theta, device)
+        return self._rope[key]
+
+    def forward(self, latent: Tensor, timestep: Tensor, text: Tensor | TextContext,
+                attention: Attention = fused_attention) -> Tensor:
+        """Velocity at x_t.
+
+        Args:
+            latent: x_t, [B, in_channels, T, H, W]; T, H, W divisible by patch_size.
+            timestep: 1000 t, [B].
+            text: token states [B, S, text_dim], or `embed_text` of them (kept across steps).
+            attention: softmax attention on q, k, v [B, H, L, D], used for self- and cross-attention.
+        Returns: v = noise - x0, [B, out_channels, T, H, W] float32.
+        """
+        dtype = self.patch_embedding.weight.dtype
+        context = self.embed_text(text) if isinstance(text, Tensor) else text
+        tokens, grid = patchify(latent.to(dtype), self.config.patch_size)
+        time = self.embed_time(timestep)
+        modulation = widen(self.time_projection(time)).unflatten(-1, (6, -1))
+        x, rope = widen(self.patch_embedding(tokens)), self.rope(grid, latent.device)
+        for block, pair in zip(self.blocks, context):
+            x = block(x, modulation, pair, rope, attention)
+        return unpatchify(widen(self.head(x, time)), grid, self.config.patch_size)
+
+    @torch.no_grad()
+    def init_weights(self, gate: float = 0.4) -> "DiT":
+        """Start of training from scratch: zero output and modulation, open gates. Muon wants the rest at fan-in scale."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+                nn.init.zeros_(module.bias)
+        for linear in (self.head.head, self.time_projection[1]):
+            nn.init.zeros_(linear.weight)
+        for block in self.blocks:
+            block.modulation.zero_()
+            block.modulation[:, [2, 5]] = gate
+            block.cross_attn.o.weight.mul_(gate)
+        return self
+
+
+def patchify(latent: Tensor, patch_size: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
+    """[B, C, T, H, W] -> tokens [B, L, C * kt * kh * kw] in (t, h, w) order, inner order (c, kt, kh, kw); and the grid."""
+    (kt, kh, kw), (_, _, frames, height, width) = patch_size, latent.shape
+    if frames % kt or height % kh or width % kw:
+        raise ValueError(f"latent: expected T, H, W divisible by {patch_size}, got {list(latent.shape)}")
+    grid = (frames // kt, height // kh, width // kw)
+    cut = latent.unflatten(4, (-1, kw)).unflatten(3, (-1, kh)).unflatten(2, (-1, kt))     # [B, C, t, kt, h, kh, w, kw]
+    return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3), grid
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
+    """Tokens [B, L, kt * kh * kw * C], inner order (kt, kh, kw, c), back to [B, C, T, H, W]."""
+    cut = tokens.unflatten(2, (*patch_size, -1)).unflatten(1, grid)                        # [B, t, h, w, kt, kh, kw, C]
+    return cut.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
