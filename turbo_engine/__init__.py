@@ -4,14 +4,20 @@ Importing this package is cheap: torch comes in with the first Engine.
 """
 from importlib import import_module
 
-_HOME = {
-    "Engine": "engine", "FakeEngine": "fake",
-    "Request": "types", "Progress": "types", "Preview": "types", "Result": "types", "Event": "types",
-    "Preset": "presets", "load_preset": "presets", "list_presets": "presets", "PromptReport": "vocabulary",
-    "TurboError": "errors", "RequestError": "errors", "PresetError": "errors", "WeightsError": "errors",
-    "OutputError": "errors",
+__all__ = [
+    "Engine", "Event", "FakeEngine", "OutputError", "Preset", "PresetError", "Preview", "Progress", "PromptReport", "Request",
+    "RequestError", "Result", "TurboError", "WeightsError", "list_presets", "load_preset",
+]
+
+_NAMES = {
+    "engine": ("Engine",),
+    "errors": ("OutputError", "PresetError", "RequestError", "TurboError", "WeightsError"),
+    "fake": ("FakeEngine",),
+    "presets": ("Preset", "list_presets", "load_preset"),
+    "types": ("Event", "Preview", "Progress", "Request", "Result"),
+    "vocabulary": ("PromptReport",),
 }
-__all__ = [*_HOME]
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str):
