@@ -1,0 +1,218 @@
+"""Kinematics: where the camera looks and how a subject moves, as curves over the frames of a clip.
+
+Screen units: x right, y down, -1..1 over the frame. The camera keeps the horizon, HORIZON, as the centre of its zoom, so that
+sky and ground meet at every zoom. All curves start at a canonical phase: bouncing starts on the ground, spinning face on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .world import ClipSpec, Subject, World
+
+HORIZON = 0.12        # screen y of the horizon in every scene
+GROUND = 0.62         # screen y of a subject's feet
+AFLOAT = 0.46         # the same where there is no ground
+GROUNDLESS = ("space",)
+CLIP_SECONDS = 2.0    # 33 frames at 16 fps
+
+ZOOM_REACH = 1.4
+PAN_REACH = 0.27      # screen units either side, for things at the subject's distance
+TILT_REACH = 0.21
+COMPANION_SHARE = 0.58  # of the subject's size
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """zoom, pan (camera to the right), tilt (camera up; the picture moves down by as much): [T] float32 each."""
+
+    zoom: np.ndarray
+    pan: np.ndarray
+    tilt: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A sprite over time, before the camera; [T] float32 each.
+
+    x, y: centre of the sprite's cell. angle: radians, clockwise on screen. width, height: of the cell; width is negative
+    where the art is mirrored. lift: feet above the ground, for the shadow.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    angle: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
+    lift: np.ndarray
+
+    def stacked(self) -> np.ndarray:
+        return np.stack([self.x, self.y, self.angle, self.width, self.height, self.lift], -1).astype(np.float32)
+
+
+def progress(num_frames: int) -> np.ndarray:
+    """0..1 over the clip, [T]."""
+    return np.linspace(0, 1, num_frames, dtype=np.float32)
+
+
+def ease(t: np.ndarray) -> np.ndarray:
+    t = np.clip(t, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def camera_path(name: str, num_frames: int) -> CameraPath:
+    """The eased path of a named camera (world.toml)."""
+    e = ease(progress(num_frames))
+    rest, sweep = np.zeros_like(e), 2 * e - 1
+    zoom, pan, tilt = {
+        "still": (rest + 1, rest, rest),
+        "zoom in": (1 + (ZOOM_REACH - 1) * e, rest, rest),
+        "zoom out": (ZOOM_REACH - (ZOOM_REACH - 1) * e, rest, rest),
+        "pan left": (rest + 1, -PAN_REACH * sweep, rest),
+        "pan right": (rest + 1, PAN_REACH * sweep, rest),
+        "tilt up": (rest + 1, rest, TILT_REACH * sweep),
+        "tilt down": (rest + 1, rest, -TILT_REACH * sweep),
+    }[name]
+    return CameraPath(zoom, pan, tilt)
+
+
+def headroom(camera: CameraPath, feet: float, height: float) -> float:
+    """How far something may rise and stay in the frame at every moment, screen units before the camera."""
+    top = (feet - height - HORIZON) + (HORIZON + camera.tilt + 0.96) / camera.zoom
+    return float(max(top.min(), 0.08))
+
+
+def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
+    """The subject's path. Motion names are those of world.toml; what they look like is here."""
+    subject, motion = world.subjects[spec.subject], world.motions[spec.motion].name
+    scene = world.scenes[spec.scene].name
+    size = 2 * spec.size
+    feet = AFLOAT if scene in GROUNDLESS else GROUND
+    t = progress(len(camera.zoom))
+    rest = np.zeros_like(t)
+    hover = _hover(subject, scene)
+    room = headroom(camera, feet - hover, size)
+    # Zoomed in, the frame is narrower: keep a standing subject near its middle.
+    x = rest + spec.x / float(camera.zoom.max()) ** 2
+    lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, 0.0
+
+    if motion in ("right", "left"):
+        side = 1.0 if motion == "right" else -1.0
+        x, lift, angle = _travel(subject, scene, side, t, size, room, camera)
+        mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
+    elif motion == "jump":
+        lift, tall = _jump(t, min(0.62, room))
+    elif motion == "flip":
+        lift, tall = _jump(t, min(0.50, room))
+        angle = -2 * math.pi * ease((t - 0.2) / 0.5) * (-1 if subject.faces == "right" else 1)
+    elif motion == "bounce":
+        phase = (3 * t) % 1.0
+        lift = 4 * phase * (1 - phase) * min(0.34, room)
+        contact = np.exp(-((np.minimum(phase, 1 - phase) / 0.13) ** 2))
+        tall = 1 + 0.08 * (1 - contact) - 0.22 * contact * ease(t / 0.08)
+    elif motion == "spin":
+        turn = np.cos(4 * math.pi * t)
+        mirror, wide = np.where(turn < 0, -1.0, 1.0), np.maximum(np.abs(turn), 0.07)
+    elif motion == "float":
+        level = min(0.36, room - 0.06)
+        lift = level * ease(t / 0.3) + 0.05 * np.sin(2 * math.pi * 1.25 * (t - 0.3)) * ease((t - 0.2) / 0.2)
+        angle = 0.10 * np.sin(2 * math.pi * t) * ease(t / 0.3)
+        x = x + 0.05 * np.sin(2 * math.pi * t)
+    elif motion in ("grow", "shrink"):
+        share = ease(t / 0.85)
+        tall = 0.30 + 0.78 * (share if motion == "grow" else 1 - share)
+        tall = np.minimum(tall, 1 + room / size)
+        wide = tall
+    elif motion == "sway":
+        angle, hinge = 0.24 * np.sin(2 * math.pi * 2 * t), 1.0
+        tall = 1 - 0.03 * np.abs(np.sin(2 * math.pi * 2 * t))
+    elif motion == "drop":
+        lift, tall = _drop(t, room + 0.62 * size)
+    elif motion == "still":
+        tall = 1 + 0.012 * np.sin(2 * math.pi * t)
+    else:
+        raise ValueError(f"motion: {motion!r} is in world.toml and has no kinematics")
+
+    if motion not in ("grow", "shrink", "spin"):
+        wide = 1 / np.sqrt(tall)                         # squash and stretch keep the volume
+    lift = lift + hover
+    height, width = size * tall, size * wide * mirror
+    centre = feet - lift - height / 2
+    if hinge:                                            # swing around the feet, not the middle
+        x = x + np.sin(angle) * height / 2
+        centre = feet - lift - np.cos(angle) * height / 2
+    return Pose(x, centre, angle, width, height, lift)
+
+
+def companion_pose(world: World, spec: ClipSpec, camera: CameraPath, subject: Pose) -> Pose:
+    """The companion stands a little behind, on the side where the subject leaves more room, and rocks slightly."""
+    companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
+    size = 2 * spec.size * COMPANION_SHARE
+    feet = (AFLOAT if scene in GROUNDLESS else GROUND) - 0.09
+    t = progress(len(camera.zoom))
+    rest = np.zeros_like(t)
+    narrowest = float(1 / camera.zoom.max())
+    side = spec.companion_side if abs(spec.x) < 0.06 else (-1 if spec.x > 0 else 1)
+    reach = min(0.62, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
+    x = rest + side * reach
+    lift = rest + _hover(companion, scene)
+    tall = 1 + 0.012 * np.sin(2 * math.pi * t)
+    mirror = -1.0 if companion.faces == ("left" if side < 0 else "right") else 1.0     # it looks at the subject
+    angle = 0.03 * np.sin(2 * math.pi * t)
+    return Pose(x, feet - lift - size * tall / 2, angle, rest + size * mirror, size * tall, lift)
+
+
+def _hover(subject: Subject, scene: str) -> float:
+    if scene in GROUNDLESS:
+        return 0.0
+    if subject.moves == "drifts":
+        return 0.13
+    return 0.10 if subject.moves == "swims" and scene == "underwater" else 0.0
+
+
+def _travel(subject, scene, side, t, size, room, camera):
+    """x, lift and angle of crossing the frame; the gait belongs to the class."""
+    against = float(np.sign(camera.pan[-1] - camera.pan[0])) == -side
+    zoomed = float(camera.zoom.max()) > 1.01
+    reach = 0.34 if zoomed or against else 0.50
+    x = side * reach * (2 * t - 1)
+    wave = 2 * math.pi * t
+    rest = np.zeros_like(t)
+    weightless = scene in GROUNDLESS or scene == "underwater"
+    if subject.moves in ("flies", "aircraft"):
+        level = min(0.26, room * 0.8)
+        climb = np.sin(math.pi * t)
+        return x, level * (0.55 + 0.45 * climb), -side * 0.13 * np.cos(math.pi * t)
+    if subject.moves == "rolls":
+        return x, rest, (x + side * reach) / (0.47 * size)
+    if subject.moves == "swims" or (weightless and subject.moves == "walks"):
+        return x, 0.10 + 0.05 * np.sin(2 * wave), side * 0.10 * np.cos(2 * wave)
+    if subject.moves == "walks":
+        return x, 0.10 * size * np.abs(np.sin(2 * wave)), 0.08 * np.sin(2 * wave)
+    if subject.moves == "drives":
+        return x, 0.010 * np.abs(np.sin(7 * wave)), 0.010 * np.sin(7 * wave)
+    if subject.moves == "boat":
+        return x, 0.02 + 0.02 * np.sin(2 * wave), 0.06 * np.sin(2 * wave)
+    if subject.moves == "drifts":
+        return x, 0.04 + 0.04 * np.sin(wave), 0.06 * np.sin(wave)
+    return x, rest, rest + side * 0.05 * np.sin(math.pi * t)
+
+
+def _jump(t, height):
+    """Crouch, rise from t = 0.18, land at 0.72, recover. Returns lift, vertical stretch."""
+    phase = np.clip((t - 0.18) / 0.54, 0, 1)
+    lift = 4 * phase * (1 - phase) * height
+    crouch = np.exp(-(((t - 0.12) / 0.06) ** 2)) + np.exp(-(((t - 0.76) / 0.055) ** 2))
+    air = ((t > 0.18) & (t < 0.72)) * np.abs(1 - 2 * phase) * np.sin(math.pi * phase)
+    return lift, 1 - 0.26 * crouch + 0.16 * air
+
+
+def _drop(t, height):
+    """Fall from the top edge, land at t = 0.4, one small rebound. Returns lift, vertical stretch."""
+    fall = height * (1 - np.clip(t / 0.4, 0, 1) ** 2)
+    rebound = np.clip((t - 0.4) / 0.25, 0, 1)
+    squash = np.exp(-(((t - 0.42) / 0.045) ** 2)) + 0.45 * np.exp(-(((t - 0.68) / 0.04) ** 2))
+    return fall + 0.09 * 4 * rebound * (1 - rebound), 1 - 0.30 * squash + 0.08 * (t < 0.38) * ease(t / 0.2)
