@@ -1,0 +1,71 @@
+"""From a network to `denoise(latent, t) -> denoised`: time to timestep, velocity to x0, guidance, and the prompt held ready."""
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from turbo_engine.models.dit import DiT, TextContext
+from turbo_engine.schedule import timestep_of
+
+
+def denoised_from_velocity(latent: Tensor, velocity: Tensor, t: float) -> Tensor:
+    """Estimate x0 from a rectified-flow velocity: x0 = x_t - t * v, in latent's dtype.
+
+    Source: Liu et al. 2022, arXiv:2209.03003, section 2; time runs the other way there.
+    """
+    return latent - t * velocity.to(latent.dtype)
+
+
+class Denoiser:
+    """One network reading one prompt.
+
+    Args:
+        context, unconditional: `embed_text` of the prompt and of what guidance steers away from, batch 1 each.
+        guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice.
+        integer_timesteps: condition on whole timesteps, as Wan's solver does.
+    `nfe` counts network evaluations. Calls may come from any thread, one at a time.
+    """
+
+    def __init__(self, network: DiT, context: TextContext, *, unconditional: TextContext | None = None,
+                 guidance_scale: float = 1.0, integer_timesteps: bool = False):
+        self.network, self.guidance_scale, self.integer_timesteps = network, guidance_scale, integer_timesteps
+        self.passes = 1 if guidance_scale == 1 else 2
+        if self.passes == 2:
+            assert unconditional is not None, "guidance needs something to steer away from"
+            context = [(torch.cat((k0, k1)), torch.cat((v0, v1))) for (k0, v0), (k1, v1) in zip(unconditional, context)]
+        self.context = context
+        self.nfe = 0
+
+    @torch.inference_mode()
+    def __call__(self, latent: Tensor, t: float) -> Tensor:
+        """x0 estimate at x_t. latent [1, C, T, H, W], any float dtype; the same shape, dtype and device come back."""
+        x = latent.float().expand(self.passes, *latent.shape[1:])
+        timestep = torch.full((self.passes,), timestep_of(t, integer=self.integer_timesteps), device=latent.device)
+        velocity = self.network(x, timestep, self.context)
+        self.nfe += self.passes
+        if self.passes == 2:
+            without, with_text = velocity.chunk(2)
+            velocity = without + self.guidance_scale * (with_text - without)
+        return denoised_from_velocity(latent, velocity, t)
+
+
+class ContextCache:
+    """Cross-attention keys and values by (role, prompt), the latest few; an edit back and forth costs nothing."""
+
+    def __init__(self, encode: Callable[[str], Tensor], size: int = 16):
+        """encode: prompt -> token states [1, S, D]."""
+        self._encode, self._size = encode, size
+        self._kept: OrderedDict[tuple[str, str], TextContext] = OrderedDict()
+
+    @torch.inference_mode()
+    def get(self, role: str, network: DiT, prompt: str) -> TextContext:
+        """"" stands for no text at all: zero states, as caption dropout trained it."""
+        key = (role, prompt)
+        if key not in self._kept:
+            states = self._encode(prompt) if prompt else torch.zeros_like(self._encode("nothing"))
+            self._kept[key] = network.embed_text(states)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

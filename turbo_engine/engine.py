@@ -1,0 +1,240 @@
+"""Request in, events out: the models stay warm, one job runs at a time, and closing its iterator stops it between steps."""
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from turbo_engine.denoiser import ContextCache, Denoiser
+from turbo_engine.distill.world import load_world
+from turbo_engine.errors import TurboError
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
+from turbo_engine.presets import Preset, load_preset
+from turbo_engine.resolve import resolve
+from turbo_engine.samplers import SAMPLERS
+from turbo_engine.schedule import flow_times, rcm_times
+from turbo_engine.stats import Stopwatch, peak_memory_mib
+from turbo_engine.types import Event, Preview, Progress, Request, Result
+from turbo_engine.vocabulary import PromptReport, Vocabulary
+from turbo_engine.weights import fill, read_manifest
+
+RECIPE_VERSION = 1
+PREVIEW_LATENT_FRAMES = 2    # 5 frames, decoded in a fifth of the time of 33
+MAX_THREADS = 16             # beyond it a model this narrow waits for its own threads
+_ROLE = {"turbo": "student", "full": "teacher"}
+
+
+class Engine:
+    """One preset on one device.
+
+    Args:
+        preset: a Preset, or the name or path of one.
+        device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+        threads: CPU threads; None: as many as this process may use, 16 at most. Set for the whole process.
+        encoder: a loaded text encoder to share between engines.
+    """
+
+    def __init__(self, preset: Preset | str | Path = "pocket", *, device: str = "auto", threads: int | None = None,
+                 encoder: MiniLM | None = None):
+        self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
+        self.device = _device(device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
+        self._encoder = encoder
+        self._networks: dict[str, DiT] = {}
+        self._lock = threading.Lock()
+        self._decode_s: float | None = None
+
+    # -- loading -----------------------------------------------------------------------------------------------------
+
+    def load(self) -> "Engine":
+        """Read every weight, then make one clip's worth of each kernel. Raises: WeightsError, before anything is resident."""
+        torch.set_num_threads(self.threads)
+        preset, text = self.preset, self.preset.text
+        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in ("student", "teacher")}
+        vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
+        self._weights = {role: read_manifest(preset.weights_path(role))["sha256"] for role in (*networks, "decoder")}
+        if self._encoder is None:
+            self._encoder = MiniLM.installed(text_len=text.text_len, device=self.device, dtype=torch.float32)
+        self._networks = {role: self._place(network) for role, network in networks.items()}
+        self._vae = self._place(vae).to(memory_format=torch.channels_last)
+        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]))
+        world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
+        self._vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
+        self._warm_up()
+        return self
+
+    def _place(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model.to(self.device, self.dtype).eval().requires_grad_(False)
+
+    def _meaning(self, texts: list[str]) -> np.ndarray:
+        """One vector a text: the mean of its token states, begin and end marks included."""
+        states = self._encoder.encode(texts, remember=False)
+        return (states.sum(1) / (states != 0).any(-1).sum(1, keepdim=True)).cpu().numpy()
+
+    def _warm_up(self) -> None:
+        clip = self.preset.clip
+        latent = torch.zeros(1, *self.preset.latent_shape(clip.num_frames, clip.height, clip.width), device=self.device)
+        for mode in _ROLE:
+            self._denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
+        for frames in (PREVIEW_LATENT_FRAMES, latent.shape[2]):
+            start = time.perf_counter()
+            self._to_frames(latent[:, :, :frames])
+            self._decode_s = time.perf_counter() - start
+
+    # -- what a page shows -------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict:
+        """JSON-ready: what runs here. weights: SHA-256 by role, empty before `load`."""
+        cuda = self.device.type == "cuda"
+        return {"preset": self.preset.name, "device": str(self.device),
+                "device_name": torch.cuda.get_device_name(self.device) if cuda else f"{self.threads} CPU threads",
+                "precision": str(self.dtype).removeprefix("torch."), "threads": self.threads, "torch": torch.__version__,
+                "kernels": self._kernels(),
+                "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
+                "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
+                "weights": dict(getattr(self, "_weights", {})), "loaded": bool(self._networks)}
+
+    def _kernels(self) -> list[str]:
+        library = "cuda" if self.device.type == "cuda" else "mkl" if torch.backends.mkl.is_available() else "native"
+        convolution = "cudnn" if self.device.type == "cuda" else "onednn" if torch.backends.mkldnn.is_available() else "native"
+        return ["attention: torch sdpa, dense", f"linear: torch {library}", f"convolution: torch {convolution}, channels last"]
+
+    def check_prompt(self, prompt: str) -> PromptReport:
+        """Words of a prompt outside the taught world; quick enough for every edit, any text is fine."""
+        self._require_loaded()
+        return self._vocabulary.check(prompt)
+
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        """Frames uint8 [T, H, W, 3] of a Result's latent, float32 [C, T', H', W']."""
+        self._require_loaded()
+        with self._lock:
+            return self._to_frames(torch.from_numpy(np.ascontiguousarray(latent, np.float32))[None].to(self.device))
+
+    # -- work --------------------------------------------------------------------------------------------------------
+
+    def generate(self, request: Request) -> Iterator[Event]:
+        """Make one clip: Progress and Preview events, a Result last.
+
+        Waits while another job runs: close that one first where the same thread runs both. Closing the iterator stops the
+        work at the next step and frees what the request held.
+        Raises: RequestError at once; TurboError while running if the numbers go bad.
+        """
+        self._require_loaded()
+        return self._run(resolve(request, self.preset))
+
+    def _run(self, plan: Request) -> Iterator[Event]:
+        with self._lock:
+            watch = Stopwatch(self._sync)
+            with watch.stage("text"):
+                denoise = self._denoiser(plan)
+            yield Progress("text", 1, 1, watch.elapsed, None)
+
+            generator = torch.Generator().manual_seed(plan.seed)
+            shape = (1, *self.preset.latent_shape(plan.num_frames, plan.height, plan.width))
+
+            def draw() -> Tensor:                              # on the CPU, so that a seed means one shot on any device
+                return torch.randn(shape, generator=generator).to(self.device)
+
+            steps = SAMPLERS[plan.sampler](denoise, draw(), self._times(plan), draw)
+            for _ in range(plan.num_steps):
+                with watch.stage("denoise"):
+                    step = next(steps)
+                _require_finite(step.denoised, f"step {step.index}")
+                left = plan.num_steps - step.index
+                eta = watch.stages["denoise"] / step.index * left + (self._decode_s or 0.0)
+                yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta)
+                if step.index in plan.preview_steps:
+                    with watch.stage("preview"):
+                        frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES])
+                    yield Preview(step.index, plan.num_steps, frames, watch.elapsed)
+
+            yield Progress("decode", 1, 1, watch.elapsed, self._decode_s)
+            with watch.stage("decode"):
+                frames = self._to_frames(step.latent)
+            self._decode_s = watch.stages["decode"]
+            _require_picture(frames)
+            latent = step.latent[0].float().cpu().numpy()
+            notes = self.check_prompt(plan.prompt).notes
+            yield Result(frames, latent, self.preset.clip.fps, watch.report(), self._recipe(plan, denoise.nfe), notes)
+
+    def _denoiser(self, plan: Request) -> Denoiser:
+        role = _ROLE[plan.mode]
+        network = self._networks[role]
+        context = self._contexts.get(role, network, plan.prompt.strip())
+        if plan.guidance_scale == 1:
+            return Denoiser(network, context)
+        away = self._contexts.get(role, network, plan.negative_prompt.strip())
+        return Denoiser(network, context, unconditional=away, guidance_scale=plan.guidance_scale,
+                        integer_timesteps=self.preset.full.integer_timesteps)
+
+    def _times(self, plan: Request) -> Tensor:
+        if plan.mode == "turbo":
+            return rcm_times(plan.num_steps, self.preset.turbo.sigma_max)
+        return flow_times(plan.num_steps, self.preset.full.shift)
+
+    @torch.inference_mode()
+    def _to_frames(self, latent: Tensor) -> np.ndarray:
+        """[1, C, T', H', W'] -> uint8 [T, H, W, 3]."""
+        video = self._vae.decode(latent)[0]                                             # [3, T, H, W] in [0, 1]
+        _require_finite(video, "decoding")
+        return (video * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+    def _recipe(self, plan: Request, nfe: int) -> dict:
+        about = self.describe()
+        return {"schema": RECIPE_VERSION, "app": "rushes", "preset": self.preset.name, "prompt": plan.prompt,
+                "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
+                "num_steps": plan.num_steps, "nfe": nfe, "guidance_scale": plan.guidance_scale, "width": plan.width,
+                "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
+                **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")},
+                "peak_memory_mib": self._peak_memory_mib()}
+
+    def _sync(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _peak_memory_mib(self) -> float | None:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2 ** 20
+        return peak_memory_mib()
+
+    def _require_loaded(self) -> None:
+        if not self._networks:
+            raise TurboError("engine: expected a loaded engine, found no weights in memory; call load() first")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TurboError(f"device: expected auto, cpu or cuda, got {name!r}; try auto") from error
+    if device.type not in ("cpu", "cuda"):
+        raise TurboError(f"device: expected auto, cpu or cuda, got {name!r}; try auto")
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise TurboError(f"device: expected a CUDA device named {name!r}, found {torch.cuda.device_count()}; try cpu")
+    return device
+
+
+def _cpus() -> int:
+    """CPUs this process may use; a container's share, not the whole machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_finite(tensor: Tensor, where: str) -> None:
+    if not torch.isfinite(tensor).all():
+        raise TurboError(f"output: expected finite numbers, found NaN or infinity after {where}; try another seed, or restore "
+                         "the weights if it stays")
+
+
+def _require_picture(frames: np.ndarray) -> None:
+    """A clip of one flat colour is a failure, not a dark scene: those still differ by a few levels."""
+    if int((frames.max((0, 1, 2)).astype(int) - frames.min((0, 1, 2))).max()) < 2:
+        raise TurboError("output: expected a picture, found one flat colour; try another seed, or restore the weights if it stays")

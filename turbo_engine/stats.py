@@ -1,0 +1,43 @@
+"""Where the time and the memory went."""
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds by stage. `sync` waits for an accelerator, so that a stage is charged for the work it started."""
+
+    def __init__(self, sync: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter):
+        self._sync, self._clock = sync or (lambda: None), clock
+        self._start = clock()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge the body to a stage, even one that raises; a stage may be entered again."""
+        start = self._clock()
+        try:
+            yield
+            self._sync()
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + self._clock() - start
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the watch was made, whoever used them."""
+        return self._clock() - self._start
+
+    def report(self) -> dict[str, float]:
+        """Stages and "total", the time from start to now, waiting for whoever consumed the events included."""
+        return {**self.stages, "total": self.elapsed}
+
+
+def peak_memory_mib() -> float | None:
+    """The process's largest resident set so far in MiB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10          # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
