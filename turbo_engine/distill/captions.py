@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import random
 import re
-from functools import lru_cache
 
 from .world import ClipSpec, World
 
-_PLURAL = ("dice",)                                        # takes no article
+_NO_ARTICLE = ("dice", "cattle", "sunshine", "calamari", "ice cream", "soft serve", "saturn")
 _FILLERS = (
     "a video of", "video of", "a clip of", "an animation of", "please show", "show me", "i want to see", "cartoon of",
 )
@@ -26,9 +25,9 @@ cute little happy beautiful funny lovely adorable small big while camera shot sl
 
 def with_article(name: str) -> str:
     """"penguin" -> "a penguin", "owl" -> "an owl", "UFO" -> "a UFO"."""
-    if name in _PLURAL or name in ("cattle", "sunshine", "calamari", "ice cream", "soft serve"):
+    if name in _NO_ARTICLE:
         return name
-    vowel = name[0].lower() in "aeiou" and not name.startswith(("UFO", "unicorn", "eu"))
+    vowel = name[0].lower() in "aeiou" and not name.startswith(("UFO", "ewe"))
     return ("an " if vowel or name.startswith("SUV") else "a ") + name
 
 
@@ -52,8 +51,8 @@ def caption(world: World, spec: ClipSpec, rng: random.Random, *, canonical: bool
     scene = rng.choice(world.scenes[spec.scene].phrases)
     still, at_rest = world.motions[spec.motion].name == "still", world.cameras[spec.camera].name == "still"
 
-    say_motion = rng.random() < (0.55 if still else 0.94)
-    say_scene = rng.random() < 0.9
+    say_motion = rng.random() < (0.55 if still else 0.97)
+    say_scene = rng.random() < (0.75 if still and not say_motion else 0.92)
     say_camera = rng.random() < (0.12 if at_rest else 0.9)
     core = _core(thing, company, motion if say_motion else "", scene if say_scene else "", rng)
     if not (say_motion or say_scene or say_camera or company) and rng.random() < 0.5:
@@ -129,10 +128,10 @@ def parse_caption(world: World, text: str) -> dict:
     rest = " " + " ".join(re.findall(r"[a-z0-9'-]+", text.lower())) + " "
     found: dict = {}
     for kind in ("camera", "motion", "scene"):
-        rest, hits = _take(rest, _phrase_index(_key(world), kind), limit=1)
+        rest, hits = _take(rest, world.lexicon[kind], limit=1)
         if hits:
             found[kind] = hits[0][1]
-    rest, hits = _take(rest, _phrase_index(_key(world), "subject"), limit=2)
+    rest, hits = _take(rest, world.lexicon["subject"], limit=2)
     hits.sort()
     if len(hits) == 2 and _is_company(rest, hits[0][0]) and not _is_company(rest, hits[1][0]):
         hits.reverse()
@@ -146,7 +145,7 @@ def _is_company(rest: str, position: int) -> bool:
     return re.search(r"(with|next to|beside|near|and)( an?)?[ \x00]*$", rest[:position]) is not None
 
 
-def _take(rest: str, index: list[tuple[str, int]], limit: int) -> tuple[str, list[tuple[int, int]]]:
+def _take(rest: str, index: tuple[tuple[str, int], ...], limit: int) -> tuple[str, list[tuple[int, int]]]:
     """Blank out phrases (longest first) in rest. Returns what is left, and (position, index) of each hit."""
     hits = []
     for phrase, item in index:
@@ -154,29 +153,3 @@ def _take(rest: str, index: list[tuple[str, int]], limit: int) -> tuple[str, lis
             rest = rest[: at + 1] + "\0" * len(phrase) + rest[at + 1 + len(phrase) :]
             hits.append((at + 1, item))
     return rest, hits
-
-
-_WORLDS: dict[int, World] = {}
-
-
-def _key(world: World) -> int:
-    _WORLDS[id(world)] = world
-    return id(world)
-
-
-@lru_cache(maxsize=32)
-def _phrase_index(world_key: int, kind: str) -> list[tuple[str, int]]:
-    """(phrase, index) pairs, longest phrase first."""
-    world = _WORLDS[world_key]
-    pairs = set()
-    if kind == "subject":
-        pairs = {(p.lower(), i) for i, s in enumerate(world.subjects) for p in (s.name, *s.also)}
-    elif kind == "motion":
-        verbs = sorted({verb for verbs in world.verbs.values() for verb in verbs})
-        for i, motion in enumerate(world.motions):
-            for phrase in motion.phrases:
-                pairs |= {(phrase.format(verb=verb), i) for verb in verbs}
-    else:
-        items = world.scenes if kind == "scene" else world.cameras
-        pairs = {(phrase.lower(), i) for i, item in enumerate(items) for phrase in item.phrases}
-    return sorted(pairs, key=lambda pair: (-len(pair[0]), pair[0]))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .captions import caption
-from .motion import AFLOAT, COMPANION_SHARE, GROUND, GROUNDLESS, HORIZON, camera_path, companion_pose, subject_pose
+from .motion import AFLOAT, COMPANION_STEP, GROUND, GROUNDLESS, HORIZON, camera_path, companion_pose, subject_pose
 from .paint import GAMMA
 from .scenery import Backdrop, Scenery
 from .world import ClipSpec, World, load_world, sample_specs
@@ -121,7 +121,7 @@ class Compositor:
             rows = torch.tensor(accompanied, device=self.device)
             poses = torch.from_numpy(np.stack([shots[i].companion for i in accompanied])).to(self.device)
             which = torch.tensor([shots[i].spec.companion for i in accompanied], device=self.device)
-            part, part_mask = self._stand(image[rows], which, poses, lens.only(rows), painting, light, feet - 0.09, name)
+            part, part_mask = self._stand(image[rows], which, poses, lens.only(rows), painting, light, feet - COMPANION_STEP, name)
             image[rows], mask[rows] = part, part_mask
         poses = torch.from_numpy(np.stack([shot.subject for shot in shots])).to(self.device)
         which = torch.tensor([shot.spec.subject for shot in shots], device=self.device)
@@ -130,7 +130,7 @@ class Compositor:
         image = image * (1 - front[:, 3:]) + front[:, :3]
         vignette = 1 - 0.10 * (lens.x**2 + lens.y**2)                 # [B, 1, h, w]
         image = (image * vignette).clamp_(1e-6, 1).pow_(1 / GAMMA)
-        return image.transpose(1, 2) if image.shape[1] != 3 else image, mask
+        return image, mask
 
     def _stand(self, image, which, poses, lens, painting, light, feet, scene) -> tuple[Tensor, Tensor]:
         """Put one sprite a clip into the picture. image [B, 3, T, H, W], poses [B, T, 6]. Returns image, coverage."""

@@ -23,6 +23,7 @@ ZOOM_REACH = 1.4
 PAN_REACH = 0.27      # screen units either side, for things at the subject's distance
 TILT_REACH = 0.21
 COMPANION_SHARE = 0.58  # of the subject's size
+COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath, subject: Po
     """The companion stands a little behind, on the side where the subject leaves more room, and rocks slightly."""
     companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
     size = 2 * spec.size * COMPANION_SHARE
-    feet = (AFLOAT if scene in GROUNDLESS else GROUND) - 0.09
+    feet = (AFLOAT if scene in GROUNDLESS else GROUND) - COMPANION_STEP
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
     narrowest = float(1 / camera.zoom.max())

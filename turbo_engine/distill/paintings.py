@@ -275,7 +275,7 @@ def _meadow(density: int) -> Painting:
             grass.over(linear("f0a020"), grass.disc(x, y, r * 0.42) * min(1.0, r / grass.pixel))
     return Painting(
         layers=(Layer(sky.texture(), 0.04, 0.35), Layer(clouds.texture(), 0.10, 0.5, drift=0.05), Layer(far.texture(), 0.16, 0.65),
-                Layer(near.texture(), 0.3, 0.85), Layer(grass.texture(), plane=True), _haze(density, "e4f6d8", 0.3, 0.05)),
+                Layer(near.texture(), 0.3, 0.85), Layer(grass.texture(), plane=True), _haze(density, "d4f0c8", 0.16, 0.04)),
         sheets=(Sheet(_sheet(density, "flake", 12, 0.010, 6, ("ffffff", "fff3b0")), 0.9, (0.16, -0.05), 0.05),),
         light=(1.04, 1.02, 0.95), shadow=(0.22, 0.34, 0.26), shadow_x=0.10,
     )
@@ -417,8 +417,8 @@ def _underwater(density: int) -> Painting:
         rocks.over(linear("1a5f92") * shade[..., None], cover * smooth(HORIZON + 0.03, HORIZON, rocks.y))
     reef = Canvas(density)
     for x, foot, s, colour, kind in (
-        (-1.55, 0.34, 0.42, "e0569a", "fan"), (-1.05, 0.30, 0.36, "f08a3c", "branch"), (-0.83, 0.24, 0.20, "a64fc8", "ball"),
-        (0.80, 0.25, 0.24, "f0b040", "ball"), (0.99, 0.31, 0.40, "e8487a", "branch"), (1.45, 0.34, 0.42, "8a58d8", "fan"), (1.95, 0.3, 0.4, "f08a3c", "branch"),
+        (-1.55, 0.34, 0.42, "e0569a", "fan"), (-0.97, 0.30, 0.36, "f08a3c", "branch"), (-0.74, 0.25, 0.20, "a64fc8", "ball"),
+        (0.70, 0.25, 0.22, "f0b040", "ball"), (0.92, 0.31, 0.40, "e8487a", "branch"), (1.45, 0.34, 0.42, "8a58d8", "fan"), (1.95, 0.3, 0.4, "f08a3c", "branch"),
     ):
         _coral(reef, rng, x, foot, s, colour, kind)
     reef.rgb = reef.rgb * 0.85 + linear("1a86bd") * 0.13 * reef.alpha[..., None]
@@ -605,7 +605,7 @@ def _volcano(density: int) -> Painting:
         crags.over(linear("4a2c30") * (shade - 0.15)[..., None], cover * smooth(0.34, 0.30, crags.y))
     cracks = Canvas(density)
     glow, core = _cracks(cracks)
-    cracks.add(linear("ff4a10"), 0.85 * glow)
+    cracks.add(linear("ff4a10"), 0.45 * glow)
     cracks.over(linear("ffa030") * 1.5, core)
     return Painting(
         layers=(Layer(sky.texture(), 0.05, 0.35), Layer(cone.texture(), 0.13, 0.5), Layer(lava.texture(), 0.13, 0.5, pulse=0.25), "fountain",
@@ -619,7 +619,7 @@ def _volcano(density: int) -> Painting:
 def _cracks(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     """Glowing cracks between cooled plates: borders of a Voronoi pattern on the ground. Returns glow and core, [h, w]."""
     depth = _depth(canvas)
-    u, v = canvas.x * depth * 2.1, depth * 3.2
+    u, v = canvas.x * depth * 1.25, depth * 2.1
     u = u + 0.25 * noise(u * 2, v * 2, 4)
     v = v + 0.25 * noise(u * 2, v * 2, 5)
     first, second = np.full_like(u, 9.0), np.full_like(u, 9.0)
@@ -634,7 +634,7 @@ def _cracks(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     gap = second - first
     near = smooth(HORIZON + 0.03, HORIZON + 0.16, canvas.y) * canvas.below(np.float32(HORIZON))
     blur = 0.02 + 3.2 * depth**2 * canvas.pixel
-    return near * np.exp(-gap / 0.11), near * smooth(0.05 + blur, 0.02, gap) * np.minimum(1, 0.08 / blur)
+    return near * np.exp(-gap / 0.08), near * smooth(0.035 + blur, 0.012, gap) * np.minimum(1, 0.08 / blur)
 
 
 def _stage(density: int) -> Painting:

@@ -72,6 +72,21 @@ class World:
         kinds = ("subjects", "scenes", "motions", "cameras")
         return {kind: {item.name: i for i, item in enumerate(getattr(self, kind))} for kind in kinds}
 
+    @cached_property
+    def lexicon(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Every taught phrase in lower case with the index it means, longest first, by kind: subject, scene, motion, camera."""
+        verbs = {verb for group in self.verbs.values() for verb in group}
+        pairs = {
+            "subject": {(p, i) for i, s in enumerate(self.subjects) for p in (s.name, *s.also)},
+            "scene": {(p, i) for i, scene in enumerate(self.scenes) for p in scene.phrases},
+            "motion": {(p.format(verb=v), i) for i, motion in enumerate(self.motions) for p in motion.phrases for v in verbs},
+            "camera": {(p, i) for i, camera in enumerate(self.cameras) for p in camera.phrases},
+        }
+        return {
+            kind: tuple(sorted(((p.lower(), i) for p, i in found), key=lambda pair: (-len(pair[0]), pair[0])))
+            for kind, found in pairs.items()
+        }
+
     def subject(self, name: str) -> int:
         """Index of a subject by name; likewise below. Raises KeyError for a name the world lacks."""
         return self._indices["subjects"][name]
@@ -149,7 +164,7 @@ def is_held_out(spec: ClipSpec) -> bool:
 def sample_specs(
     world: World, count: int, rng: random.Random, *, held_out: bool = False, scene: int | None = None
 ) -> list[ClipSpec]:
-    """Draw clips: subject, scene, motion uniform; the camera still in 3 of 9; a companion in 15 %.
+    """Draw clips: subject and scene uniform; motion uniform but still twice as often; the camera still in 3 of 9; a companion in 15 %.
 
     Args:
         held_out: draw only held-out triples instead of none of them.
@@ -157,10 +172,11 @@ def sample_specs(
     """
     specs = []
     camera_weights = [3 if camera.name == "still" else 1 for camera in world.cameras]
+    motion_weights = [2 if motion.name == "still" else 1 for motion in world.motions]
     travels = {world.motion("right"), world.motion("left")}
     while len(specs) < count:
         subject = rng.randrange(len(world.subjects))
-        motion = rng.randrange(len(world.motions))
+        motion = rng.choices(range(len(world.motions)), motion_weights)[0]
         companion = None
         if rng.random() < COMPANION_SHARE:
             companion = (subject + rng.randrange(1, len(world.subjects))) % len(world.subjects)

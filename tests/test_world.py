@@ -1,0 +1,221 @@
+"""The pocket world: its words, its held-out share, its captions there and back, and its clips."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from turbo_engine.distill.captions import caption, parse_caption
+from turbo_engine.distill.world import ClipSpec, is_held_out, load_world, sample_specs
+
+WORLD = load_world()
+KINDS = ("subject", "scene", "motion", "camera", "companion")
+
+
+# -- words -----------------------------------------------------------------------------------------------------------------
+
+def test_world_has_the_promised_breadth():
+    assert 140 <= len(WORLD.subjects) <= 155
+    assert (len(WORLD.scenes), len(WORLD.motions), len(WORLD.cameras)) == (10, 12, 7)
+    assert all(2 <= len(subject.also) <= 5 for subject in WORLD.subjects)
+    for name in ("penguin", "dog", "cat", "T-Rex", "rocket", "taxi", "sailboat", "snowman", "butterfly", "giraffe"):
+        WORLD.subject(name)
+
+
+def test_unknown_keys_and_shared_phrases_are_refused_by_name(tmp_path):
+    from turbo_engine.distill.world import WORLD_FILE
+
+    text = WORLD_FILE.read_text()
+    broken = tmp_path / "world.toml"
+    broken.write_text("scnes = []\n" + text)
+    with pytest.raises(ValueError, match="scnes"):
+        load_world(broken)
+    broken.write_text(text.replace('"kitty"', '"puppy"', 1))
+    with pytest.raises(ValueError, match="puppy"):
+        load_world(broken)
+
+
+def test_held_out_share_is_five_percent_of_triples():
+    triples = itertools.product(range(len(WORLD.subjects)), range(len(WORLD.scenes)), range(len(WORLD.motions)))
+    held = [is_held_out(ClipSpec(s, c, m, 0)) for s, c, m in triples]
+    assert abs(np.mean(held) - 0.05) < 0.005
+
+
+def test_sampling_respects_the_held_out_triples_and_the_scene():
+    rng = random.Random(0)
+    assert not any(map(is_held_out, sample_specs(WORLD, 3000, rng)))
+    assert all(map(is_held_out, sample_specs(WORLD, 100, rng, held_out=True)))
+    assert {spec.scene for spec in sample_specs(WORLD, 50, rng, scene=3)} == {3}
+    assert sample_specs(WORLD, 20, random.Random(5)) == sample_specs(WORLD, 20, random.Random(5))
+
+
+# -- captions --------------------------------------------------------------------------------------------------------------
+
+def test_every_canonical_caption_parses_back():
+    """All subjects with all motions (verbs differ by class), and all scenes with all cameras and motions."""
+    still = WORLD.camera("still")
+    sizes = [range(len(items)) for items in (WORLD.subjects, WORLD.scenes, WORLD.motions, WORLD.cameras)]
+    for subject, scene, motion, camera in itertools.product(*sizes):
+        if subject % 7 and (scene, camera) != (subject % 10, motion % 7):      # every seventh subject in full
+            continue
+        text = caption(WORLD, ClipSpec(subject, scene, motion, camera), random.Random(0), canonical=True)
+        found = parse_caption(WORLD, text)
+        expected = {"subject": subject, "scene": scene, "motion": motion, "unknown": []}
+        if camera != still:
+            expected["camera"] = camera
+        assert found == expected, text
+
+
+def test_random_captions_say_nothing_untrue():
+    rng = random.Random(1)
+    for spec in sample_specs(WORLD, 2000, rng):
+        text = caption(WORLD, spec, rng)
+        found = parse_caption(WORLD, text)
+        assert "subject" in found and not found["unknown"], text
+        for kind in KINDS:
+            assert found.get(kind, getattr(spec, kind)) == getattr(spec, kind), text
+        assert len(text.split()) <= 26, text
+
+
+def test_what_a_caption_leaves_out_is_mostly_at_its_default():
+    rng = random.Random(2)
+    silent = {"motion": [], "camera": []}
+    for spec in sample_specs(WORLD, 4000, rng):
+        found = parse_caption(WORLD, caption(WORLD, spec, rng))
+        if spec.companion is not None:
+            assert "companion" in found
+        for kind, default in (("motion", WORLD.motion("still")), ("camera", WORLD.camera("still"))):
+            if kind not in found:
+                silent[kind].append(getattr(spec, kind) == default)
+    assert np.mean(silent["motion"]) > 0.6
+    assert np.mean(silent["camera"]) > 0.8
+
+
+def test_parsing_what_users_type():
+    found = parse_caption(WORLD, "A cute PUPPY bouncing on the beach with a kitty, zoom in!")
+    assert WORLD.subjects[found["subject"]].name == "dog"
+    assert WORLD.subjects[found["companion"]].name == "cat"
+    assert WORLD.scenes[found["scene"]].name == "beach"
+    assert WORLD.motions[found["motion"]].name == "bounce"
+    assert WORLD.cameras[found["camera"]].name == "zoom in"
+    assert parse_caption(WORLD, "a wizard on a broomstick")["unknown"] == ["wizard", "broomstick"]
+
+
+# -- clips -----------------------------------------------------------------------------------------------------------------
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("cv2")
+
+
+@pytest.fixture(scope="module")
+def compositor():
+    from turbo_engine.distill.clips import Compositor
+
+    return Compositor(WORLD)
+
+
+def spec_of(subject="penguin", scene="desert", motion="still", camera="still", **other) -> ClipSpec:
+    return ClipSpec(WORLD.subject(subject), WORLD.scene(scene), WORLD.motion(motion), WORLD.camera(camera), **other)
+
+
+def centre_of(mask) -> np.ndarray:
+    """Centre of coverage of [T, H, W], in -1..1: [T, 2] (x, y)."""
+    side = torch.linspace(-1, 1, mask.shape[-1])
+    weight = mask.sum((1, 2)).clamp(min=1e-6)
+    return torch.stack([(mask * side).sum((1, 2)) / weight, (mask * side[:, None]).sum((1, 2)) / weight], -1).numpy()
+
+
+def test_shapes_ranges_and_order(compositor):
+    specs = [spec_of(scene="desert"), spec_of(scene="space"), spec_of("bus", "desert", "right", companion=WORLD.subject("cat"))]
+    frames, mask = compositor.render(specs, size=64, num_frames=9)
+    assert frames.shape == (3, 3, 9, 64, 64) and mask.shape == (3, 1, 9, 64, 64)
+    assert frames.dtype == mask.dtype == torch.float32
+    assert 0 <= frames.min() and frames.max() <= 1 and 0 <= mask.min() and mask.max() <= 1
+    alone, _ = compositor.render(specs[1:2], size=64, num_frames=9)
+    assert torch.allclose(alone[0], frames[1], atol=1e-5)
+    again, _ = compositor.render(specs, size=64, num_frames=9)
+    assert torch.equal(frames, again)
+
+
+def test_subject_is_large_and_stays_in_the_frame(compositor):
+    specs = [spec_of(motion=motion.name, camera=camera, scene="desert")
+             for motion in WORLD.motions for camera in ("still", "zoom in", "pan right", "tilt down")]
+    _, mask = compositor.render(specs, size=64, num_frames=9)
+    border = torch.zeros(64, 64, dtype=torch.bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    for spec, cover in zip(specs, mask[:, 0]):
+        name = WORLD.motions[spec.motion].name
+        share = cover.mean((1, 2))
+        middle = share[2:7] if name != "drop" else share[4:]
+        assert middle.min() > (0.005 if name in ("grow", "shrink", "spin") else 0.08), name
+        inside = 1 - cover[2:7][:, border].sum() / cover[2:7].sum()
+        assert inside > 0.93, (name, WORLD.cameras[spec.camera].name)
+
+
+def test_every_motion_and_camera_is_its_own(compositor):
+    """No two motions, and no two cameras, look alike."""
+    for kind, specs in (
+        ("motion", [spec_of("dog", motion=motion.name) for motion in WORLD.motions]),
+        ("camera", [spec_of("dog", camera=camera.name) for camera in WORLD.cameras]),
+    ):
+        frames, _ = compositor.render(specs, size=64, num_frames=9)
+        for i, j in itertools.combinations(range(len(specs)), 2):
+            assert (frames[i] - frames[j]).abs().mean() > 0.004, (kind, i, j)
+
+
+def test_a_pan_moves_the_ground_the_other_way(compositor):
+    _, mask = compositor.render([spec_of(camera="pan right"), spec_of(camera="tilt up")], size=64, num_frames=9)
+    panned, tilted = centre_of(mask[0, 0]), centre_of(mask[1, 0])
+    assert panned[-1, 0] < panned[0, 0] - 0.4
+    assert tilted[-1, 1] > tilted[0, 1] + 0.3                  # looking up, the picture moves down
+
+
+def test_directions_and_facing(compositor):
+    """A dog's art faces left: walking right it is mirrored, and the rocket's, which faces right, is not."""
+    from turbo_engine.distill.motion import camera_path, subject_pose
+
+    camera = camera_path("still", 9)
+    for subject, motion, mirrored in (("dog", "right", True), ("dog", "left", False), ("rocket", "right", False), ("rocket", "left", True), ("penguin", "right", False)):
+        pose = subject_pose(WORLD, spec_of(subject, motion=motion), camera)
+        assert ((pose.width < 0).all()) == mirrored, (subject, motion)
+        assert (pose.x[-1] > pose.x[0]) == (motion == "right")
+    rolling = subject_pose(WORLD, spec_of("soccer ball", motion="right"), camera)
+    assert rolling.angle[-1] > rolling.angle[0] + 1            # clockwise when it rolls right
+    right, left = (compositor.render([spec_of("dog", "space", m)], size=64, num_frames=9)[1][0, 0, 4] for m in ("right", "left"))
+    assert (right - left.flip(-1)).abs().mean() < 0.02 < (right - left).abs().mean()
+
+
+def test_a_jump_leaves_a_shadow_on_the_ground(compositor):
+    """The sketch's shadow was gone at the top of a jump."""
+    frames, mask = compositor.render([spec_of(motion="jump"), spec_of(motion="jump", x=5.0)], size=64, num_frames=33)
+    top = 14
+    ground = slice(50, 54), slice(24, 40)
+    assert mask[0, 0, top][ground].max() == 0
+    with_shadow, without = (frames[i, :, top][(slice(None), *ground)].mean() for i in (0, 1))
+    assert with_shadow < 0.88 * without
+
+
+def test_crop_and_window_are_cut_from_the_full_render(compositor):
+    spec = spec_of("elephant", "meadow", "bounce", "zoom in", companion=WORLD.subject("cat"))
+    full, full_mask = compositor.render([spec], size=64, num_frames=9)
+    part, part_mask = compositor.render([spec], size=64, num_frames=9, window=5, crop=32, rng=random.Random(3))
+    assert part.shape == (1, 3, 5, 32, 32) and part_mask.shape == (1, 1, 5, 32, 32)
+    best = min(
+        (full[0, :, t : t + 5, y : y + 32, x : x + 32] - part[0]).abs().max().item()
+        for t in range(5) for y in range(33) for x in range(33)
+    )
+    assert best < 1e-3
+    with pytest.raises(ValueError, match="rng"):
+        compositor.render([spec], size=64, crop=32)
+
+
+def test_contact_sheet(tmp_path):
+    from turbo_engine.distill.sheet import contact_sheet
+
+    video = np.zeros((5, 16, 16, 3), np.uint8)
+    path = contact_sheet([video] * 3, ["a", "b", "c"], tmp_path / "sheet.png", columns=2, frames=(0, 4), thumb=32)
+    assert path.stat().st_size > 100
+    with pytest.raises(ValueError, match="labels"):
+        contact_sheet([video], [], tmp_path / "sheet.png")
