@@ -1,0 +1,99 @@
+"""python -m turbo_engine "PROMPT" --out clip.mp4: a clip from the command line, progress on stderr, one JSON line on stdout."""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from turbo_engine import Preview, Progress, Request, Result, TurboError, load_preset
+from turbo_engine.errors import RequestError
+from turbo_engine.media import check_writable, encode_mp4
+from turbo_engine.presets import FULL_SAMPLERS, TURBO_SAMPLERS
+from turbo_engine.resolve import resolve
+
+_STAGES = {"text": "reading the prompt", "denoise": "step", "decode": "decoding"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RequestError(f"{message}; see python -m turbo_engine --help")
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m turbo_engine", description="Make one clip from a prompt.")
+    parser.add_argument("prompt", help="what to show, in a few words")
+    parser.add_argument("--preset", default="pocket", help="name or .toml file (default: pocket)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=("turbo", "full"), default="turbo")
+    parser.add_argument("--steps", type=int, help="sampler steps (default: the preset's)")
+    parser.add_argument("--sampler", choices=(*TURBO_SAMPLERS, *FULL_SAMPLERS))
+    parser.add_argument("--guidance", type=float, help="guidance scale of a full render")
+    parser.add_argument("--negative", default="", metavar="TEXT", help="what a full render steers away from")
+    parser.add_argument("--frames", type=int, help="4k + 1")
+    parser.add_argument("--size", metavar="WxH", help="width x height in pixels, from the preset's menu")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE.mp4")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser.parse_args(argv)
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"size: expected WIDTHxHEIGHT, got {text!r}; try 256x256")
+    return int(width), int(height)
+
+
+def _show(event: Progress | Preview, quiet: bool) -> None:
+    if quiet or isinstance(event, Preview):
+        return
+    step = f" {event.step}/{event.num_steps}" if event.stage == "denoise" else ""
+    left = f", {event.eta_s:.1f} s left" if event.eta_s is not None else ""
+    print(f"{event.elapsed_s:6.1f} s  {_STAGES[event.stage]}{step}{left}", file=sys.stderr, flush=True)
+
+
+def run(argv: list[str]) -> dict:
+    """Make the clip that the arguments ask for. Returns: what the JSON line says. Raises: TurboError."""
+    args = _arguments(argv)
+    preset = load_preset(args.preset)
+    width, height = _size(args.size)
+    request = Request(args.prompt, seed=args.seed, mode=args.mode, num_steps=args.steps, sampler=args.sampler,
+                      num_frames=args.frames, height=height, width=width, guidance_scale=args.guidance,
+                      negative_prompt=args.negative, preview_steps=())
+    resolve(request, preset)                                       # refuse both before torch is even imported
+    check_writable(args.out)
+    if args.threads is not None and args.threads < 1:
+        raise RequestError(f"threads: expected 1 or more, got {args.threads}; leave it out")
+    from turbo_engine.engine import Engine
+
+    if not args.quiet:
+        print(f"loading {preset.name}", file=sys.stderr, flush=True)
+    engine = Engine(preset, device=args.device, threads=args.threads).load()
+    for event in engine.generate(request):
+        if isinstance(event, Result):
+            result = event
+        else:
+            _show(event, args.quiet)
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    encode_mp4(args.out, result.frames, result.fps, result.recipe)
+    return {"out": str(args.out), **result.recipe, "stage_s": {k: round(v, 4) for k, v in result.stage_s.items()},
+            "notes": list(result.notes)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        print(json.dumps(run(sys.argv[1:] if argv is None else argv)))
+    except TurboError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

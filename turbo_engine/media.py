@@ -1,0 +1,157 @@
+"""Frames to files and back: H.264 in MP4 with the recipe inside, and JPEG for the page. A file is whole or it is not there.
+
+PyAV and OpenCV come in when first used. Colours are BT.709, limited range, and tagged so: players guess otherwise.
+"""
+import errno
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from turbo_engine.errors import OutputError
+
+CRF = 14                     # x264's quality, lower is better; at 14 the art's soft gradients do not band
+_WAYS_OUT = {
+    errno.ENOENT: ("an existing folder", "create the folder or choose another"),
+    errno.ENOTDIR: ("a folder", "a file stands in the path, choose another"),
+    errno.EISDIR: ("a file name", "a folder has that name, choose another"),
+    errno.EACCES: ("a folder you may write to", "choose another folder or change its permissions"),
+    errno.EPERM: ("a folder you may write to", "choose another folder or change its permissions"),
+    errno.EROFS: ("a folder you may write to", "the disk is read-only, choose another folder"),
+    errno.ENOSPC: ("room on the disk", "free some space or choose another disk"),
+    errno.EDQUOT: ("room on the disk", "your quota is used up, free some space"),
+    errno.EFBIG: ("room for the file", "the file system or a limit refuses files this large"),
+    errno.ENAMETOOLONG: ("a shorter name", "choose a shorter name"),
+}
+
+
+def encode_mp4(path: Path | str, frames: np.ndarray, fps: int, recipe: dict | None = None, *, crf: int = CRF) -> Path:
+    """Write an MP4 that starts at once when streamed: temporary file, sync, rename. An older file stays until then.
+
+    Args: frames: uint8 [T, H, W, 3] RGB, H and W even. recipe: JSON-ready, kept in the comment tag.
+    Returns: path. Raises: OutputError with the way out; nothing of the new file is left then.
+    """
+    path = Path(path)
+    check_writable(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _encode(str(temporary), frames, fps, recipe, crf=crf, preset="medium", options={"movflags": "faststart"})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _translated(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def encode_mp4_bytes(frames: np.ndarray, fps: int, recipe: dict | None = None, *, crf: int = 18,
+                     preset: str = "ultrafast") -> bytes:
+    """The same in memory, quick rather than small, for a page that has the whole of it at once."""
+    buffer = io.BytesIO()
+    try:
+        _encode(buffer, frames, fps, recipe, crf=crf, preset=preset, options={})
+    except OSError as error:
+        raise OutputError(f"MP4: expected the encoder to take {list(frames.shape)}, found: {error}; try another size") from error
+    return buffer.getvalue()
+
+
+def encode_jpeg(frames: np.ndarray, quality: int = 90) -> list[bytes]:
+    """One JPEG a frame. frames uint8 [T, H, W, 3] RGB; quality 1 to 100."""
+    import cv2
+
+    _check_frames(frames)
+    pictures = []
+    for frame in frames:
+        ok, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not ok:
+            raise OutputError(f"JPEG: expected the encoder to take {list(frame.shape)}, found it would not; try another size")
+        pictures.append(data.tobytes())
+    return pictures
+
+
+def read_recipe(path: Path | str) -> dict:
+    """The recipe inside an MP4 of ours. Raises: OutputError for anything else."""
+    import av
+
+    try:
+        with av.open(str(path), format="mp4") as container:        # forced: never guess what a foreign file is
+            recipe = json.loads(container.metadata["comment"])
+    except Exception as error:                                     # PyAV raises many kinds on damaged files
+        raise OutputError(f"{path}: expected an MP4 saved by this app, found no recipe in it; choose another file") from error
+    if not isinstance(recipe, dict):
+        raise OutputError(f"{path}: expected an MP4 saved by this app, found no recipe in it; choose another file")
+    return recipe
+
+
+def check_writable(path: Path | str) -> None:
+    """Refuse a path before any work is done for it. Raises: OutputError."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise OutputError(f"{path}: expected a name ending in .mp4, found {path.suffix or 'no ending'}; try {path.stem}.mp4")
+    try:
+        if not path.parent.is_dir():
+            raise _translated(path, OSError(errno.ENOTDIR if path.parent.exists() else errno.ENOENT, "no such folder"))
+        if path.is_dir():
+            raise _translated(path, OSError(errno.EISDIR, "a folder"))
+    except OSError as error:
+        raise _translated(path, error) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise _translated(path, OSError(errno.EACCES, "no permission"))
+
+
+def _encode(target, frames: np.ndarray, fps: int, recipe: dict | None, *, crf: int, preset: str, options: dict) -> None:
+    """Mux into a path or a seekable buffer. Raises: OSError from the disk, OutputError from the encoder."""
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    _check_frames(frames)
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise OutputError(f"size: expected even numbers for H.264, got {width}x{height}; crop a row or column")
+    with av.open(target, "w", format="mp4", options=options) as container:
+        if recipe is not None:
+            container.metadata["comment"] = json.dumps(recipe, ensure_ascii=False)
+        try:
+            stream = container.add_stream("libx264", rate=fps)
+        except ValueError as error:                                # av.codec.codec.UnknownCodecError
+            raise OutputError("H.264: expected an encoder in PyAV, found none; reinstall it: pip install --force-reinstall av"
+                              ) from error
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": str(crf), "preset": preset}
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        for index, picture in enumerate(frames):
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = rgb.reformat(format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
+                                 dst_colorspace=Colorspace.ITU709, dst_color_primaries=ColorPrimaries.BT709,
+                                 dst_color_trc=ColorTrc.BT709)
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise OutputError(f"frames: expected uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}; convert them first")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":                                            # folders cannot be opened there, nor need they be
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _translated(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    expected, way_out = _WAYS_OUT.get(error.errno, ("to write it", "choose another place"))
+    return OutputError(f"{path}: expected {expected}, found: {reason[:1].lower()}{reason[1:]}; {way_out}")
