@@ -1,0 +1,135 @@
+"""Front door: flags -> preset -> engine -> page. Nothing heavy is loaded at import.
+
+    python app.py --preset pocket --port 7860
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+HOST = "127.0.0.1"
+PORT, PORTS_TRIED = 7860, 20
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="app.py", description="Rushes: type a prompt, watch the clip.")
+    parser.add_argument("--preset", default="pocket", help="which model (default: pocket)")
+    parser.add_argument("--port", type=int, help=f"port on {HOST} (default: {PORT}, or the next free one; 0: any)")
+    parser.add_argument("--data-dir", type=Path, help="where this app keeps its files (default: the user's data folder)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
+    flags = parser.parse_args(argv)
+
+    from turbo_engine.errors import TurboError
+    from turbo_engine.presets import load_preset
+    try:
+        preset = load_preset(flags.preset)
+    except TurboError as error:
+        return _refuse(str(error))
+
+    def make_engine():
+        from turbo_engine.engine import Engine      # torch comes in here, on the engine's own thread
+        engine = Engine(preset)
+        engine.load()
+        return engine
+
+    return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser)
+
+
+def serve(make_engine: Callable[[], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool) -> int:
+    """Run the app until Ctrl-C; returns the exit code. make_engine is called on the worker thread."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        listener = _listen(port)
+        data_dir = _data_folder(data_dir)
+    except OSError as error:
+        return _refuse(str(error))
+    port = listener.getsockname()[1]
+    url = f"http://{HOST}:{port}/"
+    # Gradio reads these at import.
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(data_dir / "gradio"))
+
+    from ui.handlers import OPENING, add_routes
+    from ui.live import Desk
+    desk = Desk(make_engine, OPENING)
+    desk.start()                                    # the model loads while the page is built and served
+
+    import uvicorn
+    from fastapi import FastAPI
+
+    from ui.guard import Guard
+    from ui.page import mount_page
+    app = FastAPI(openapi_url=None)
+    add_routes(app, desk, preset, data_dir)
+    app = mount_page(app, port)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            if self.started:
+                print(f"Rushes is at {url}  (Ctrl-C ends it)", flush=True)
+                if open_browser:
+                    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    server = Server(uvicorn.Config(
+        Guard(app, port), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
+        timeout_graceful_shutdown=1,
+    ))
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:                       # uvicorn has shut down by now and hands the signal on
+        pass
+    finally:
+        desk.stop()
+    return 0
+
+
+def _listen(port: int | None) -> socket.socket:
+    """A listening socket on the asked port, or on the first free one from PORT up. Raises: OSError in plain words."""
+    for candidate in range(PORT, PORT + PORTS_TRIED) if port is None else (port,):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, candidate))
+            listener.listen(128)
+        except (OSError, OverflowError) as error:
+            listener.close()
+            reason = error
+        else:
+            return listener
+    if port is None:
+        raise OSError(f"port: expected a free one from {PORT} to {PORT + PORTS_TRIED - 1}, all are taken; name one with --port")
+    if isinstance(reason, OverflowError):
+        raise OSError(f"port: expected 0 to 65535, got {port}")
+    raise OSError(f"port: {port} cannot be used ({reason.strerror}); choose another with --port, or leave --port out")
+
+
+def _data_folder(path: Path | None) -> Path:
+    """The data folder, made if need be. Raises: OSError in plain words if it cannot be written."""
+    if path is None:
+        from platformdirs import user_data_path
+        path = user_data_path("rushes", appauthor=False)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"data-dir: {path} cannot be written ({error.strerror}); choose another with --data-dir") from error
+    return path.resolve()
+
+
+def _refuse(line: str) -> int:
+    print(f"app.py: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

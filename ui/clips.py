@@ -1,0 +1,83 @@
+"""The clips of this sitting, in memory: what was asked, the lossless frames, their JPEGs, and an opaque id to save them by."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from turbo_engine.types import Request, Result
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one."""
+
+    generation: int
+    prompt: str
+    seed: int
+    mode: str = "turbo"
+    num_steps: int | None = None
+    sampler: str | None = None
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.prompt.split())
+
+    @property
+    def key(self) -> tuple:
+        return self.mode, self.words, self.seed, self.num_steps, self.sampler
+
+    def request(self) -> Request:
+        return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip. jpegs: what the player shows; result.frames: what a saved file is made from; report: about its words."""
+
+    edit: Edit
+    result: Result
+    jpegs: list[bytes]
+    encode_s: float
+    report: dict | None = None
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+
+    @property
+    def file_name(self) -> str:
+        """Made by us from letters and digits only, whatever the prompt holds."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.edit.words.lower()).strip("-")[:48].strip("-")
+        return f"rushes-{words or 'clip'}-seed{self.edit.seed}-{self.edit.mode}.mp4"
+
+
+class Clips:
+    """The last `keep` clips by use; a pocket clip is 6.5 MB of frames and 0.3 MB of JPEGs. Safe from any thread."""
+
+    def __init__(self, keep: int = 40):
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._by_key: OrderedDict[tuple, Clip] = OrderedDict()
+        self._by_id: dict[str, Clip] = {}
+
+    def add(self, clip: Clip) -> None:
+        with self._lock:
+            if old := self._by_key.pop(clip.edit.key, None):
+                del self._by_id[old.id]
+            self._by_key[clip.edit.key] = clip
+            self._by_id[clip.id] = clip
+            while len(self._by_key) > self._keep:
+                _, oldest = self._by_key.popitem(last=False)
+                del self._by_id[oldest.id]
+
+    def find(self, edit: Edit) -> Clip | None:
+        """The clip of an edit made before, which then counts as used."""
+        with self._lock:
+            if edit.key in self._by_key:
+                self._by_key.move_to_end(edit.key)
+            return self._by_key.get(edit.key)
+
+    def get(self, clip_id: str) -> Clip | None:
+        with self._lock:
+            return self._by_id.get(clip_id)

@@ -1,0 +1,183 @@
+"""Our own routes beside Gradio's: the live socket, finished clips by opaque id, the player's files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+from starlette.staticfiles import StaticFiles
+
+from turbo_engine.errors import OutputError
+from turbo_engine.media import encode_mp4
+from turbo_engine.presets import TURBO_SAMPLERS, Preset
+
+from .clips import Edit
+from .live import Desk, Session
+
+log = logging.getLogger("rushes.live")
+
+OPENING = Edit(0, "a penguin bouncing on a beach at sunset, camera zooms in", 7)
+EXAMPLES = (
+    "a penguin bouncing on a beach at sunset, camera zooms in",
+    "a fox spinning in a snowy field",
+    "a rocket flying to the right in space",
+    "an octopus dancing underwater",
+    "a red car driving left in the city at night",
+    "a T-Rex jumping near an erupting volcano",
+)
+MAX_MESSAGE_CHARS = 40_000
+MAX_SEED = 2**32 - 1
+
+
+def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:
+    hello = {"type": "hello", **describe_page(preset)}
+
+    @app.websocket("/rt/ws")
+    async def live(websocket: WebSocket):
+        await websocket.accept()
+        session = Session(asyncio.get_running_loop())
+        session.post(hello)
+        desk.connect(session)
+        sending = asyncio.create_task(_send(websocket, session))
+        try:
+            while True:
+                _obey(desk, session, await websocket.receive_text())
+        except (WebSocketDisconnect, KeyError):     # KeyError: a binary message, which this socket has no use for
+            pass
+        finally:
+            desk.disconnect(session)
+            sending.cancel()
+
+    @app.get("/rt/clip/{clip_id}.mp4")
+    def clip(clip_id: str):
+        """The clip as MP4, made from its lossless frames, recipe inside. An unknown id is a 404, whatever it looks like."""
+        found = desk.clips.get(clip_id)
+        if found is None:
+            raise HTTPException(404, "This clip is no longer kept; render it again.")
+        handle, name = tempfile.mkstemp(suffix=".mp4", dir=data_dir)
+        os.close(handle)
+        forget = BackgroundTask(Path(name).unlink, missing_ok=True)
+        try:
+            encode_mp4(name, found.result.frames, found.result.fps, found.result.recipe)
+        except OutputError as error:
+            Path(name).unlink(missing_ok=True)
+            raise HTTPException(507, str(error)) from error
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return FileResponse(name, media_type="video/mp4", filename=found.file_name, background=forget,
+                            headers={"Cache-Control": "no-store"})
+
+    app.mount("/rt/viewer", _Fresh(directory=Path(__file__).parent / "viewer"))
+
+
+class _Fresh(StaticFiles):
+    """Files a browser asks about again at each load (an ETag answers most), so that an update is never half old."""
+
+    def file_response(self, *args, **kwargs):
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+async def _send(websocket: WebSocket, session: Session) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):     # RuntimeError: closed between two messages
+        while True:
+            payload = await session.outbox.next()
+            if isinstance(payload, bytes):
+                await websocket.send_bytes(payload)
+            else:
+                await websocket.send_text(payload)
+
+
+def _obey(desk: Desk, session: Session, text: str) -> None:
+    """One message of the page. What is not one of ours is answered with an error and changes nothing."""
+    try:
+        op, edit = read_message(text)
+    except ValueError as error:
+        return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
+    if op == "edit":
+        desk.edit(session, edit)
+    elif op == "final":
+        desk.render(session, edit)
+    else:
+        desk.cancel(session)
+
+
+def read_message(text: str) -> tuple[str, Edit | None]:
+    """JSON of the page -> (op, edit). Raises: ValueError in plain words. What the engine accepts is the engine's to say."""
+    if len(text) > MAX_MESSAGE_CHARS:
+        raise ValueError(f"message: expected at most {MAX_MESSAGE_CHARS:,} characters, got {len(text):,}; shorten the prompt")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("message: expected JSON; reload the page") from error
+    op = message.get("op") if isinstance(message, dict) else None
+    if op == "cancel":
+        return op, None
+    if op not in ("edit", "final"):
+        raise ValueError("op: expected edit, final or cancel; reload the page")
+    if not isinstance(message.get("prompt"), str):
+        raise ValueError("prompt: expected text; reload the page")
+    num_steps = message.get("num_steps")
+    return op, Edit(
+        generation=_whole(message, "generation"),
+        prompt=message["prompt"],
+        seed=_whole(message, "seed"),
+        mode="turbo" if op == "edit" else "full",
+        num_steps=None if num_steps is None else _whole(message, "num_steps"),
+        sampler=str(message["sampler"])[:40] if op == "edit" and message.get("sampler") else None,
+    )
+
+
+def _whole(message: dict, key: str) -> int:
+    value = message.get(key)
+    if type(value) is not int or not 0 <= value <= MAX_SEED:
+        raise ValueError(f"{key}: expected a whole number from 0 to {MAX_SEED:,}, got {str(value)[:40]!r}; mend it or reload the page")
+    return value
+
+
+def describe_page(preset: Preset) -> dict:
+    """What the page needs before the engine is there: menus, the opening shot, the words of the taught world."""
+    return {
+        "preset": preset.name,
+        "fps": preset.clip.fps,
+        "num_frames": preset.clip.num_frames,
+        "turbo": {
+            "num_steps": preset.turbo.num_steps, "max_steps": preset.turbo.max_steps, "sampler": preset.turbo.sampler,
+            "samplers": list(TURBO_SAMPLERS),
+        },
+        "full": {"num_steps": preset.full.num_steps, "max_steps": preset.full.max_steps, "sampler": preset.full.sampler},
+        "opening": {"prompt": OPENING.prompt, "seed": OPENING.seed},
+        "examples": list(EXAMPLES),
+        "world": _world(preset),
+    }
+
+
+def _world(preset: Preset) -> dict | None:
+    """The taught words by group: name, the phrase to insert, and every phrase that means the same; None without a vocabulary."""
+    if not preset.text.vocabulary:
+        return None
+    from turbo_engine.distill.world import load_world
+    world = load_world(preset.folder / preset.text.vocabulary)
+    verbs = sorted({verb for verbs in world.verbs.values() for verb in verbs})
+
+    def with_verbs(phrases):
+        return [phrase.format(verb=verb) for phrase in phrases for verb in (verbs if "{verb}" in phrase else [""])]
+
+    return {
+        "subjects": [{"name": s.name, "insert": s.name, "phrases": [s.name, *s.also]} for s in world.subjects],
+        "scenes": [{"name": s.name, "insert": s.phrases[0], "phrases": list(s.phrases)} for s in world.scenes],
+        "motions": [
+            {"name": m.name, "insert": m.phrases[0].format(verb="moving"), "phrases": with_verbs(m.phrases)} for m in world.motions
+        ],
+        "cameras": [{"name": c.name, "insert": c.phrases[0], "phrases": list(c.phrases)} for c in world.cameras],
+    }

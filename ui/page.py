@@ -1,0 +1,43 @@
+"""The page: a Gradio shell around one static component, whose life is in `viewer/desk.js`.
+
+The template holds no `${` and no `{{`: Gradio compiles templates as JavaScript, so anything interpolated there could run. What a
+person types travels over the socket and is put in place by textContent and value only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+VIEWER = Path(__file__).parent / "viewer"
+
+# In the head, so that the very first paint is dark: Gradio's own styles arrive a second later.
+HEAD = """
+<meta name="color-scheme" content="dark">
+<meta name="theme-color" content="#0d0e11">
+<link rel="stylesheet" href="/rt/viewer/desk.css">
+<link rel="icon" href="/rt/viewer/icon.svg" type="image/svg+xml">
+"""
+
+
+def build_page() -> gr.Blocks:
+    template = (VIEWER / "desk.html").read_text(encoding="utf-8")
+    if "${" in template or "{{" in template:
+        raise ValueError("desk.html: expected plain HTML, found an interpolation; text goes in by textContent")
+    with gr.Blocks(title="Rushes", analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(
+            html_template=template,
+            js_on_load="import('/rt/viewer/desk.js').then((desk) => desk.mount(element));",
+            apply_default_css=False,
+            elem_id="rushes",
+        )
+    return page
+
+
+def mount_page(app, port: int):
+    """Put the page at "/" of a FastAPI app that already has our own routes."""
+    return gr.mount_gradio_app(
+        app, build_page(), path="/", server_name="127.0.0.1", server_port=port, run_history=False, footer_links=[],
+        ssr_mode=False, enable_monitoring=False, max_file_size="1kb", allowed_paths=[], head=HEAD,
+    )
