@@ -264,8 +264,8 @@ class _Lens:
         along = torch.exp(-(((self.y - column(ground_y)) / column(0.105 * size * spread)) ** 2) * 1.3)
         near_across = torch.exp(-(((self.x - column(contact_x)) / column(0.36 * width.abs() * zoom + 0.01)) ** 2) * 1.8)
         near_along = torch.exp(-(((self.y - column(ground_y)) / column(0.035 * size)) ** 2))
-        pool = (across * column(0.85 / (1 + 0.55 * lift))) * along
-        dark = (near_across * column(0.7 * torch.exp(-9 * lift))) * near_along
+        pool = (across * column(0.95 / (1 + 0.30 * lift))) * along
+        dark = (near_across * column(0.30 + 0.40 * torch.exp(-9 * lift))) * near_along
         tint = 1 - torch.tensor(painting.shadow, device=x.device).view(1, 3, 1, 1, 1)
         return (1 - tint * pool) * (1 - dark)
 

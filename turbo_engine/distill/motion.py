@@ -98,6 +98,8 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     room = headroom(camera, feet - hover, size)
     # Zoomed in, the frame is narrower: keep a standing subject near its middle.
     x = rest + spec.x / float(camera.zoom.max()) ** 2
+    if spec.companion is not None:                       # make room
+        x = x - 0.13 * companion_side(spec) / float(camera.zoom.max()) ** 2
     lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, 0.0
 
     if motion in ("right", "left"):
@@ -148,6 +150,11 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     return Pose(x, centre, angle, width, height, lift)
 
 
+def companion_side(spec: ClipSpec) -> int:
+    """-1 left, 1 right: where the subject leaves more room."""
+    return spec.companion_side if abs(spec.x) < 0.06 else (-1 if spec.x > 0 else 1)
+
+
 def companion_pose(world: World, spec: ClipSpec, camera: CameraPath, subject: Pose) -> Pose:
     """The companion stands a little behind, on the side where the subject leaves more room, and rocks slightly."""
     companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
@@ -156,8 +163,8 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath, subject: Po
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
     narrowest = float(1 / camera.zoom.max())
-    side = spec.companion_side if abs(spec.x) < 0.06 else (-1 if spec.x > 0 else 1)
-    reach = min(0.62, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
+    side = companion_side(spec)
+    reach = min(0.68, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
     x = rest + side * reach
     lift = rest + _hover(companion, scene)
     tall = 1 + 0.012 * np.sin(2 * math.pi * t)

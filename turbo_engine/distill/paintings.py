@@ -100,8 +100,8 @@ def _cumulus(canvas: Canvas, rng: random.Random, count: int, y_range, scale: flo
     """Heaped clouds, lit from above, flat underneath, soft at the edge."""
     for _ in range(count):
         cx, cy, s = rng.uniform(-WIDE, WIDE), rng.uniform(*y_range), scale * rng.uniform(0.7, 1.3)
-        balls = [(cx + s * rng.uniform(-1, 1), cy - s * 0.1, s * rng.uniform(0.2, 0.34)) for _ in range(7)]
-        balls += [(cx + s * rng.uniform(-0.6, 0.6), cy - s * rng.uniform(0.15, 0.42), s * rng.uniform(0.2, 0.36)) for _ in range(7)]
+        balls = [(cx + s * rng.uniform(-1, 1), cy - s * 0.06, s * rng.uniform(0.10, 0.26)) for _ in range(10)]
+        balls += [(cx + s * rng.uniform(-0.6, 0.6), cy - s * rng.uniform(0.10, 0.40), s * rng.uniform(0.14, 0.38)) for _ in range(9)]
         cover, shade = canvas.blobs(balls, light, rough=0.012, seed=rng.randrange(9))
         cover = cover * smooth(cy + 0.12 * s, cy - 0.06 * s, canvas.y)
         cover = cv2.GaussianBlur(cover, (0, 0), 0.9)
@@ -216,6 +216,14 @@ def _beach(density: int) -> Painting:
     sand = _ground(density, "c98d55", "e9bd85", "f0cb98", 0.07, 2)
     ripples = np.sin(_depth(sand) * 34 + 2.5 * _ground_noise(sand, 1.5, 5))
     sand.shade(1 + 0.045 * ripples * smooth(0.32, 0.6, sand.y))
+    scatter = random.Random(8)
+    for _ in range(90):                                      # shells and pebbles
+        depth = scatter.uniform(0.36, 0.85) ** -1.2
+        x, y, r = scatter.uniform(-WIDE, WIDE), HORIZON + (GROUND - HORIZON) / depth, scatter.uniform(0.006, 0.013) / depth
+        if y < 1.35:
+            sand.over(linear("7a4c30"), 0.5 * sand.disc(x - 0.4 * r, y + 0.5 * r, r))
+            cover, shade = sand.blobs([(x, y, r)], (0.4, -0.7, 0.4))
+            sand.over(linear(scatter.choice(("fff0dc", "ffc8b0", "d8a078", "ffe0e8"))) * shade[..., None], cover)
     palm = Canvas(density)
     _palm(palm, -1.06, 0.54, 1.25)
     return Painting(
@@ -262,9 +270,9 @@ def _meadow(density: int) -> Painting:
     _cumulus(clouds, rng, 6, (-0.72, -0.42), 0.42, "ffffff", "bcd3f0")
     far = _hills(density, 0.04, 0.22, "7fb79a", "9fcdb4", 3, 1.1)
     near = _hills(density, 0.10, 0.12, "4b9c4a", "7cc35c", 8, 1.7, tufts=16)
-    grass = _ground(density, "3f9a3a", "62b848", "86cc5e", 0.13, 4)
+    grass = _ground(density, "3f9a3a", "62b848", "86cc5e", 0.09, 4)
     blades = 0.5 * _ground_noise(grass, 9, 7, 0.25) + 0.4 * _ground_noise(grass, 22, 8, 0.2)
-    grass.shade(1 + 0.16 * blades * smooth(HORIZON, 0.3, grass.y))
+    grass.shade(1 + 0.13 * blades * smooth(HORIZON, 0.3, grass.y))
     for i in range(260):                                     # flowers, in true perspective
         depth = rng.uniform(0.36, 1.0) ** -1.6
         y = HORIZON + (GROUND - HORIZON) / depth

@@ -1,4 +1,5 @@
 """Where the training stages meet the shipped preset: its numbers, its files, and how they are written."""
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,10 @@ def pocket_preset() -> Preset:
 
 
 def training_commit() -> str:
-    """Commit of the code that trains, or "unknown" outside a checkout; "-dirty" where files differ from it."""
+    """Commit of the code that trains: $TRAINING_COMMIT where set (a copy without its history), else what git says; "-dirty"
+    where files differ from it, "unknown" outside a checkout."""
+    if commit := os.environ.get("TRAINING_COMMIT"):
+        return commit
     try:
         found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=FOLDER, capture_output=True, text=True)
     except OSError:

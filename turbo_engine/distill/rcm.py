@@ -22,7 +22,7 @@ from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_ti
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, trapezoid
 from turbo_engine.models.dit import DiT, fused_attention, plain_attention
-from turbo_engine.schedule import rcm_angles
+from turbo_engine.schedule import rcm_times
 
 SIGMA_MAX = 80.0
 CONSISTENCY_SHIFT = 4.0      # times of the consistency term lean towards noise: the first steps decide the shot
@@ -76,10 +76,16 @@ def consistency_tangent(student: DiT, x: Tensor, angle: Tensor, text: Tensor, te
         return value, g / (g.square().mean((1, 2, 3, 4), keepdim=True).sqrt() + TANGENT_FLOOR)
 
 
+def sampler_angles(num_steps: int) -> list[float]:
+    """TrigFlow angles at which the sampler of that many steps evaluates the student, from noise on, rad."""
+    times = rcm_times(num_steps, SIGMA_MAX)[:-1]
+    return torch.atan2(times, 1 - times).tolist()
+
+
 def draw_angles(batch: int, device: torch.device) -> Tensor:
     """Angles for the consistency term: flow times leaning to noise, a quarter of them the sampler's own. -> [B] rad."""
     t = draw_times(batch, device, CONSISTENCY_SHIFT).clamp(1e-3, SIGMA_MAX / (1 + SIGMA_MAX))
-    grid = torch.tensor(rcm_angles(4, SIGMA_MAX)[:-1], device=device, dtype=torch.float32)
+    grid = torch.tensor(sampler_angles(4), device=device)
     own = grid[torch.randint(0, len(grid), (batch,), device=device)]
     return torch.where(torch.rand(batch, device=device) < ON_GRID_SHARE, own, torch.atan(t / (1 - t)))
 
@@ -91,7 +97,7 @@ def rollout(student: DiT, noise: Tensor, text: Tensor, generator: torch.Generato
     the stochastic and the fixed-noise sampler are trained for. noise [B, C, T, H, W] -> x0 estimate, like noise.
     """
     steps, fixed, last = (int(torch.randint(0, n, (1,), generator=generator)) for n in (4, 2, 4))
-    angles = rcm_angles(steps + 1, SIGMA_MAX)
+    angles = sampler_angles(steps + 1)
     last = last % (steps + 1)                                # gradient may enter at any of the steps
     denoised, x = noise, noise
     for i, angle in enumerate(angles[:last + 1]):

@@ -159,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     run, world = Run("vae", args.out, args.seconds, args.seed), load_world()
     config = VAEConfig(16, (16, 32, 64), (64, 32, 16), (1, 1, 1)) if args.tiny else pocket_preset().vae
-    size = 128 if args.tiny else 256
+    size = 64 if args.tiny else 256
     vae = VAE(config).init_weights()
     if args.resume:
         load_vae(vae, args.weights)
@@ -168,7 +168,7 @@ def main() -> None:
     compositor = Compositor(world, run.device)
     rng = random.Random(1_000 + run.seed)
     pool = CropPool(compositor, world, rng, capacity=32 if args.tiny else 1536, fresh=4 if args.tiny else 16, size=size,
-                    crop=64 if args.tiny else CROP)
+                    crop=32 if args.tiny else CROP)
     ema, step = train(run, vae, pool, batch=4 if args.tiny else 64)
     if run.main:
         averaged = ema.module
