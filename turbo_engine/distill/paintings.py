@@ -96,10 +96,9 @@ def _ground(density: int, near: str, middle: str, far: str, grain: float = 0.12,
     return canvas
 
 
-def _cumulus(canvas: Canvas, rng: random.Random, count: int, y_range, scale: float, top: str, base: str, light=(-0.4, -0.8, 0.4)):
-    """Heaped clouds, lit from above, flat underneath, soft at the edge."""
-    for _ in range(count):
-        cx, cy, s = rng.uniform(-WIDE, WIDE), rng.uniform(*y_range), scale * rng.uniform(0.7, 1.3)
+def _cumulus(canvas: Canvas, rng: random.Random, places, top: str, base: str, light=(-0.4, -0.8, 0.4)):
+    """Heaped clouds at (x, y, half width) each, lit from above, flat underneath, soft at the edge."""
+    for cx, cy, s in places:
         balls = [(cx + s * rng.uniform(-1, 1), cy - s * 0.06, s * rng.uniform(0.10, 0.26)) for _ in range(10)]
         balls += [(cx + s * rng.uniform(-0.6, 0.6), cy - s * rng.uniform(0.10, 0.40), s * rng.uniform(0.14, 0.38)) for _ in range(9)]
         cover, shade = canvas.blobs(balls, light, rough=0.012, seed=rng.randrange(9))
@@ -266,8 +265,10 @@ def _meadow(density: int) -> Painting:
     sky.add(linear("fff2c0"), 0.55 * sky.glow(-0.55, -0.66, 0.16))
     sky.over(linear("fffbe2") * 1.25, sky.disc(-0.55, -0.66, 0.10))
     clouds = Canvas(density)
-    _cumulus(clouds, rng, 6, (-0.22, -0.08), 0.22, "ffffff", "c3daf2")
-    _cumulus(clouds, rng, 6, (-0.72, -0.42), 0.42, "ffffff", "bcd3f0")
+    low = ((-2.1, -0.20, 0.24), (-1.25, -0.12, 0.22), (-0.42, -0.17, 0.20), (0.20, -0.10, 0.14), (0.80, -0.19, 0.24), (1.50, -0.12, 0.2))
+    high = ((-1.75, -0.52, 0.44), (0.28, -0.54, 0.42), (1.18, -0.44, 0.30), (2.05, -0.62, 0.44))
+    _cumulus(clouds, rng, low, "ffffff", "c3daf2")
+    _cumulus(clouds, rng, high, "ffffff", "bcd3f0")
     far = _hills(density, 0.04, 0.22, "7fb79a", "9fcdb4", 3, 1.1)
     near = _hills(density, 0.10, 0.12, "4b9c4a", "7cc35c", 8, 1.7, tufts=16)
     grass = _ground(density, "3f9a3a", "62b848", "86cc5e", 0.09, 4)
@@ -660,7 +661,7 @@ def _stage(density: int) -> Painting:
     tone = np.sin(np.floor(plank) * 12.99) * 43758.5 % 1.0
     seam = smooth(0.0, 0.05 + 4.2 * depth * floor.pixel, np.abs((plank + 0.5) % 1.0 - 0.5))
     grain = 0.10 * _ground_noise(floor, 18, 3, 0.12)
-    pool = 0.38 + 1.25 * np.exp(-((floor.x / 0.72) ** 2) - ((floor.y - GROUND) / 0.26) ** 2)
+    pool = 0.40 + 1.15 * np.exp(-((floor.x / 0.85) ** 2) - ((floor.y - GROUND) / 0.42) ** 2)
     floor.shade((0.82 + 0.30 * tone + grain) * (0.55 + 0.45 * seam) * pool)
     wings = Canvas(density)
     for side in (-1, 1):
