@@ -2,6 +2,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from turbo_engine import Preview, Progress, Request, Result, TurboError, load_preset
@@ -78,8 +79,10 @@ def run(argv: list[str]) -> dict:
             _show(event, args.quiet)
     for note in result.notes:
         print(note, file=sys.stderr)
+    start = time.perf_counter()
     encode_mp4(args.out, result.frames, result.fps, result.recipe)
-    return {"out": str(args.out), **result.recipe, "stage_s": {k: round(v, 4) for k, v in result.stage_s.items()},
+    stage_s = {**result.stage_s, "encode": time.perf_counter() - start}
+    return {"out": str(args.out), **result.recipe, "stage_s": {k: round(v, 4) for k, v in stage_s.items()},
             "notes": list(result.notes)}
 
 

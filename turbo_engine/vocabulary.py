@@ -13,7 +13,7 @@ Embed = Callable[[list[str]], np.ndarray]
 """Texts -> one vector each, [N, D] float32; meaning decides the angle."""
 
 _MIN_TYPO = 4                # letters; in shorter words one changed letter makes another word
-_MIN_COSINE = 0.45           # measured with all-MiniLM-L6-v2: below this a neighbour says nothing to a person
+_MIN_COSINE = 0.5            # measured with all-MiniLM-L6-v2 token means: below, neighbours are noise (unicorn-horse 0.59)
 _MAX_SUGGESTIONS = 3
 
 
@@ -37,9 +37,9 @@ class Vocabulary:
         self._remembered: dict[str, tuple[str, ...]] = {}
         if world is None:
             return
-        phrases = [(phrase, s.name) for s in world.subjects for phrase in (s.name, *s.also)]
-        self._owner = {phrase.lower(): name for phrase, name in phrases}
+        self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
         self._words = sorted(_words_of(world))
+        phrases = [(p, s.name) for s in world.subjects for p in (s.name, *s.also) if p == s.name or " " not in p]
         self._names = [name for _, name in phrases]
         self._vectors = None if embed is None else _unit(embed([phrase for phrase, _ in phrases]))    # [P, D]
 
@@ -75,10 +75,11 @@ class Vocabulary:
         if not word.isascii():
             drawn = unicodedata.name(word[0], "").lower().removesuffix(" face")
             return (self._owner[drawn],) if drawn in self._owner else ()
-        if len(word) >= _MIN_TYPO and (typos := [w for w in self._words if one_edit_apart(word, w)]):
+        real = self.embed is not None and self.count_tokens(word) == 3     # one piece between the marks: no typing error
+        if not real and len(word) >= _MIN_TYPO and (typos := [w for w in self._words if one_edit_apart(word, w)]):
             typos.sort(key=lambda known: (known not in self._owner, known))
             return tuple(typos[:_MAX_SUGGESTIONS])
-        if self._vectors is None:
+        if self._vectors is None or (word.endswith("ing") and len(word) > 5):    # a deed is no subject
             return ()
         cosine = self._vectors @ _unit(self.embed([word]))[0]                                           # [P]
         best = [self._names[i] for i in np.argsort(-cosine) if cosine[i] >= _MIN_COSINE]

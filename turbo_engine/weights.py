@@ -203,7 +203,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: expected a weights file, found none; restore it, or train it "
-                           "(turbo_engine/distill/README.md)") from error
+                           "(python -m turbo_engine.distill)") from error
     except IsADirectoryError as error:
         raise WeightsError(f"{path}: expected a weights file, found a folder; name the .safetensors file") from error
     except OSError as error:
