@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,7 +198,7 @@ def test_a_jump_leaves_a_shadow_on_the_ground(compositor):
 
 def test_crop_and_window_are_cut_from_the_full_render(compositor):
     spec = spec_of("elephant", "meadow", "bounce", "zoom in", companion=WORLD.subject("cat"))
-    full, full_mask = compositor.render([spec], size=64, num_frames=9)
+    full, _ = compositor.render([spec], size=64, num_frames=9)
     part, part_mask = compositor.render([spec], size=64, num_frames=9, window=5, crop=32, rng=random.Random(3))
     assert part.shape == (1, 3, 5, 32, 32) and part_mask.shape == (1, 1, 5, 32, 32)
     best = min(

@@ -36,7 +36,7 @@ def noise_tile(seed: int) -> np.ndarray:
     return (tile - tile.mean()) / tile.std()
 
 
-_TILES = [noise_tile(seed) for seed in (11, 12)]
+NOISE_TILES = [noise_tile(seed) for seed in (11, 12)]
 
 
 def noise(u: np.ndarray, v: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -45,7 +45,7 @@ def noise(u: np.ndarray, v: np.ndarray, seed: int = 0) -> np.ndarray:
     scale = _NOISE_SIZE / _LATTICE
     u = ((u + 7.31 * seed) * scale) % _NOISE_SIZE
     v = ((v + 3.17 * seed) * scale) % _NOISE_SIZE
-    tile = np.pad(_TILES[seed % 2], ((0, 1), (0, 1)), mode="wrap")
+    tile = np.pad(NOISE_TILES[seed % 2], ((0, 1), (0, 1)), mode="wrap")
     flat = (np.atleast_2d(a).astype(np.float32) for a in (u, v))
     return cv2.remap(tile, *flat, cv2.INTER_LINEAR).reshape(u.shape)
 

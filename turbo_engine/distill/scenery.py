@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .motion import CLIP_SECONDS, GROUND, GROUNDLESS, HORIZON, camera_path, progress
-from .paint import _TILES, TALL, WIDE, linear
-from .paintings import Layer, Painting, Sheet, paint_scene
+from .motion import CLIP_SECONDS, GROUND, HORIZON, camera_path, progress
+from .paint import NOISE_TILES, TALL, WIDE, linear
+from .scenes import Layer, Painting, Sheet, paint_scene
 
 SUPERSAMPLE = 2
 
@@ -41,7 +41,7 @@ class Scenery:
         self._density = max(24, round(0.75 * size))
         self._paintings: dict[str, Painting] = {}
         self._textures: dict[int, Tensor] = {}
-        self._tiles = [torch.from_numpy(tile).to(self.device)[None, None] for tile in _TILES]
+        self._tiles = [torch.from_numpy(tile).to(self.device)[None, None] for tile in NOISE_TILES]
 
     def painting(self, scene: str) -> Painting:
         if scene not in self._paintings:

@@ -126,7 +126,7 @@ def load_world(path: Path = WORLD_FILE) -> World:
         table = tomllib.load(file)
     known = {"subjects", "scenes", "motions", "cameras", "companion_phrases", "verbs"}
     if unknown := set(table) - known:
-        raise ValueError(f"{path.name}: unknown key {sorted(unknown)[0]!r}, known keys are {', '.join(sorted(known))}")
+        raise ValueError(f"{path.name}: unknown key {min(unknown)!r}, known keys are {', '.join(sorted(known))}")
     named = {
         kind: tuple(Named(row["name"], tuple(row["phrases"])) for row in table[kind])
         for kind in ("scenes", "motions", "cameras")
@@ -142,7 +142,7 @@ def load_world(path: Path = WORLD_FILE) -> World:
 def _subject(row: dict, file: str) -> Subject:
     known = {"name", "also", "moves", "faces", "art"}
     if unknown := set(row) - known:
-        raise ValueError(f"{file} subject {row.get('name')!r}: unknown key {sorted(unknown)[0]!r}")
+        raise ValueError(f"{file} subject {row.get('name')!r}: unknown key {min(unknown)!r}")
     return Subject(
         name=row["name"],
         also=tuple(row["also"]),
