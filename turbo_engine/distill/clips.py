@@ -42,7 +42,7 @@ class Compositor:
         self.world, self.device = world, torch.device(device)
         self._sprites = SpriteAtlas([subject.art for subject in world.subjects], self.device)
         self._sceneries: dict[int, Scenery] = {}
-        self._backdrops: dict[tuple[int, int], dict[int, _BackdropShelf]] = {}
+        self._shelves: dict[tuple[int, int], _BackdropShelf] = {}
 
     @torch.no_grad()
     def render(
@@ -87,7 +87,7 @@ class Compositor:
         """Curves of one clip, cut to its window, and the corner of its crop."""
         camera = camera_path(self.world.cameras[spec.camera].name, num_frames)
         subject = subject_pose(self.world, spec, camera)
-        companion = None if spec.companion is None else companion_pose(self.world, spec, camera, subject).stacked()
+        companion = None if spec.companion is None else companion_pose(self.world, spec, camera).stacked()
         start, left, top = 0, 0, 0
         if window and rng.random() >= FIRST_WINDOW_SHARE:
             start = rng.randrange(num_frames - window + 1)
@@ -144,9 +144,9 @@ class Compositor:
 
     def _shelf(self, size: int, num_frames: int) -> _BackdropShelf:
         key = (size, num_frames)
-        if key not in self._backdrops:
-            self._backdrops[key] = _BackdropShelf(self.world, self._scenery(size), num_frames)
-        return self._backdrops[key]
+        if key not in self._shelves:
+            self._shelves[key] = _BackdropShelf(self.world, self._scenery(size), num_frames)
+        return self._shelves[key]
 
 
 class _Shot:
@@ -172,12 +172,11 @@ def _crop_corner(poses, camera, frame, size, crop, rng) -> tuple[int, int]:
 
 
 class _BackdropShelf:
-    """Backdrops made so far for one frame size, kept as one stack so that a batch takes its own in one gather."""
+    """Backdrops of one frame size and length, each made when first asked for."""
 
     def __init__(self, world: World, scenery: Scenery, num_frames: int):
         self._world, self._scenery, self._num_frames = world, scenery, num_frames
-        self._slots: dict[tuple[int, int], int] = {}
-        self._made: list[Backdrop] = []
+        self._made: dict[tuple[int, int], Backdrop] = {}
 
     def take(self, scene: int, shots: list[_Shot], length: int, side: int) -> tuple[Tensor, Tensor]:
         """behind [B, 3, T, h, w] and front [B, 4, T, h, w], float32, cut to each shot's window and crop."""
@@ -191,11 +190,10 @@ class _BackdropShelf:
 
     def _get(self, scene: int, camera: int) -> Backdrop:
         key = (scene, camera)
-        if key not in self._slots:
-            self._slots[key] = len(self._made)
+        if key not in self._made:
             names = self._world.scenes[scene].name, self._world.cameras[camera].name
-            self._made.append(self._scenery.backdrop(*names, self._num_frames))
-        return self._made[self._slots[key]]
+            self._made[key] = self._scenery.backdrop(*names, self._num_frames)
+        return self._made[key]
 
 
 class _Lens:

@@ -155,7 +155,7 @@ def companion_side(spec: ClipSpec) -> int:
     return spec.companion_side if abs(spec.x) < 0.06 else (-1 if spec.x > 0 else 1)
 
 
-def companion_pose(world: World, spec: ClipSpec, camera: CameraPath, subject: Pose) -> Pose:
+def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     """The companion stands a little behind, on the side where the subject leaves more room, and rocks slightly."""
     companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
     size = 2 * spec.size * COMPANION_SHARE
