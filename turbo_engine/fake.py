@@ -48,7 +48,7 @@ class FakeEngine:
 
     def describe(self) -> dict:
         return {"preset": self.preset.name, "device": self.device, "device_name": "no device", "precision": "none",
-                "threads": self.threads or 1, "kernels": ["gradient"],
+                "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
                 "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "loaded": self.loaded}
@@ -100,13 +100,14 @@ class FakeEngine:
         self._part("decode", self.decode_s)
         frames = self.decode(latent)
         total = elapsed()
+        about = self.describe()
         passes = 2 if plan.guidance_scale > 1 else 1
         recipe = {"schema": RECIPE_VERSION, "app": "rushes", "preset": self.preset.name, "prompt": plan.prompt,
                   "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
                   "num_steps": plan.num_steps, "nfe": passes * plan.num_steps, "guidance_scale": plan.guidance_scale,
                   "width": plan.width, "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
-                  "device": self.device, "precision": "none", "kernels": ["gradient"],
-                  "weights": self.describe()["weights"]}
+                  **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")},
+                  "peak_memory_mib": None}
         yield Result(frames, latent, self.preset.clip.fps,
                      {"text": text_s, "denoise": denoise_s, "decode": total - text_s - denoise_s, "total": total},
                      recipe, self.check_prompt(plan.prompt).notes)

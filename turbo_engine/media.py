@@ -28,22 +28,25 @@ _WAYS_OUT = {
 
 
 def encode_mp4(path: Path | str, frames: np.ndarray, fps: int, recipe: dict | None = None, *, crf: int = CRF) -> Path:
-    """Write an MP4 that starts at once when streamed: temporary file, sync, rename. An older file stays until then.
+    """Write an MP4: encoded in memory, then temporary file, sync, rename. An older file of that name stays until then.
 
+    libav is kept away from the disk: it lets some failed writes pass (seen with a full one), Python's files do not.
     Args: frames: uint8 [T, H, W, 3] RGB, H and W even. recipe: JSON-ready, kept in the comment tag.
     Returns: path. Raises: OutputError with the way out; nothing of the new file is left then.
     """
     path = Path(path)
     check_writable(path)
+    data = encode_mp4_bytes(frames, fps, recipe, crf=crf, preset="medium")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _encode(str(temporary), frames, fps, recipe, crf=crf, preset="medium", options={"movflags": "faststart"})
-        with open(temporary, "rb+") as file:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _translated(path, error) from error
+        raise _translated(path, error, f" for {len(data):,} bytes") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -51,12 +54,38 @@ def encode_mp4(path: Path | str, frames: np.ndarray, fps: int, recipe: dict | No
 
 def encode_mp4_bytes(frames: np.ndarray, fps: int, recipe: dict | None = None, *, crf: int = 18,
                      preset: str = "ultrafast") -> bytes:
-    """The same in memory, quick rather than small, for a page that has the whole of it at once."""
+    """An MP4 in memory, its index first so that it starts at once when streamed. The defaults are quick, for a page."""
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    _check_frames(frames)
+    count, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise OutputError(f"size: expected even numbers for H.264, got {width}x{height}; crop a row or column")
+    comment = "" if recipe is None else json.dumps(recipe, ensure_ascii=False)
+    room = 8192 + 64 * count + len(comment.encode())           # for the index, which grows with the frames; the rest is padding
     buffer = io.BytesIO()
-    try:
-        _encode(buffer, frames, fps, recipe, crf=crf, preset=preset, options={})
-    except OSError as error:
-        raise OutputError(f"MP4: expected the encoder to take {list(frames.shape)}, found: {error}; try another size") from error
+    with av.open(buffer, "w", format="mp4", options={"moov_size": str(room)}) as container:
+        if comment:
+            container.metadata["comment"] = comment
+        try:
+            stream = container.add_stream("libx264", rate=fps)
+        except ValueError as error:                                # av.codec.codec.UnknownCodecError
+            raise OutputError("H.264: expected an encoder in PyAV, found none; reinstall it: pip install --force-reinstall av"
+                              ) from error
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": str(crf), "preset": preset}
+        context = stream.codec_context
+        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        for index, picture in enumerate(frames):
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = rgb.reformat(format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
+                                 dst_colorspace=Colorspace.ITU709, dst_color_primaries=ColorPrimaries.BT709,
+                                 dst_color_trc=ColorTrc.BT709)
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return buffer.getvalue()
 
 
@@ -104,38 +133,6 @@ def check_writable(path: Path | str) -> None:
         raise _translated(path, OSError(errno.EACCES, "no permission"))
 
 
-def _encode(target, frames: np.ndarray, fps: int, recipe: dict | None, *, crf: int, preset: str, options: dict) -> None:
-    """Mux into a path or a seekable buffer. Raises: OSError from the disk, OutputError from the encoder."""
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
-    _check_frames(frames)
-    _, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise OutputError(f"size: expected even numbers for H.264, got {width}x{height}; crop a row or column")
-    with av.open(target, "w", format="mp4", options=options) as container:
-        if recipe is not None:
-            container.metadata["comment"] = json.dumps(recipe, ensure_ascii=False)
-        try:
-            stream = container.add_stream("libx264", rate=fps)
-        except ValueError as error:                                # av.codec.codec.UnknownCodecError
-            raise OutputError("H.264: expected an encoder in PyAV, found none; reinstall it: pip install --force-reinstall av"
-                              ) from error
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": str(crf), "preset": preset}
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for index, picture in enumerate(frames):
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = rgb.reformat(format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
-                                 dst_colorspace=Colorspace.ITU709, dst_color_primaries=ColorPrimaries.BT709,
-                                 dst_color_trc=ColorTrc.BT709)
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
 def _check_frames(frames: np.ndarray) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise OutputError(f"frames: expected uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}; convert them first")
@@ -151,7 +148,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _translated(path: Path, error: OSError) -> OutputError:
+def _translated(path: Path, error: OSError, size: str = "") -> OutputError:
     reason = error.strerror or str(error)
     expected, way_out = _WAYS_OUT.get(error.errno, ("to write it", "choose another place"))
+    expected += size if "room" in expected else ""
     return OutputError(f"{path}: expected {expected}, found: {reason[:1].lower()}{reason[1:]}; {way_out}")
