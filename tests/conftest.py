@@ -41,7 +41,7 @@ eps = 1e-6
 
 [vae]
 latent_channels = 8
-encoder_widths = [16, 24, 32]
+encoder_widths = [16, 32, 32]
 decoder_widths = [32, 24, 16]
 decoder_depths = [1, 1, 1]
 

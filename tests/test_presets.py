@@ -58,6 +58,7 @@ def test_reads_from_a_path(write):
     ('encoder = "minilm"', 'encoder = "t5"', r"\[text\]: encoder: expected one of minilm, got 't5'"),
     ("num_heads = 2", "num_heads = 5", r"\[dit\]: dim: expected an even multiple of num_heads = 5, got 48"),
     ("num_heads = 2", "num_heads = 0", r"mine.toml \[dit\]"),
+    ("[16, 32, 32]", "[16, 24, 32]", r"\[vae\]: encoder_widths: expected each to divide 8 times the one before, got 16 then 24"),
     ("in_channels = 8", "in_channels = 4", r"expected vae.latent_channels = 8, got 4 and 8"),
     ("text_len = 16", "text_len = 20", r"dit.text_len: expected text.text_len = 20, got 16"),
     ('"fixed-noise"', '"unipc"', r"\[turbo\]: sampler: expected one of sde, fixed-noise, ode, got 'unipc'"),

@@ -97,7 +97,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path, model):
 
 def test_autoencoder_halves(tmp_path):
     """The decoder in float16 with the latent statistics, the encoder as 8-bit output channels of its convolutions."""
-    config = VAEConfig(latent_channels=8, encoder_widths=(16, 24, 32), decoder_widths=(32, 24, 16), decoder_depths=(1, 1, 1))
+    config = VAEConfig(latent_channels=8, encoder_widths=(16, 32, 32), decoder_widths=(32, 24, 16), decoder_depths=(1, 1, 1))
     torch.manual_seed(1)
     vae = VAE(config).init_weights()
     vae.latent_mean.normal_(), vae.latent_std.uniform_(0.5, 2)

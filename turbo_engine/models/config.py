@@ -40,6 +40,11 @@ class VAEConfig:
     spatial_stride = 16
     temporal_stride = 4
 
+    def __post_init__(self):
+        for fine, coarse in zip(self.encoder_widths, self.encoder_widths[1:]):
+            if 8 * fine % coarse:
+                raise ValueError(f"encoder_widths: expected each to divide 8 times the one before, got {fine} then {coarse}")
+
 
 def latent_frames(num_frames: int) -> int:
     """k + 1 for 4k + 1 pixel frames. Raises: ValueError for any other length."""

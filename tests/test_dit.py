@@ -1,0 +1,158 @@
+"""The diffusion transformer against slow, plain versions of its parts."""
+import math
+
+import pytest
+import torch
+
+from turbo_engine.models.config import DiTConfig
+from turbo_engine.models.dit import (
+    DiT,
+    RMSNorm,
+    fused_attention,
+    patchify,
+    plain_attention,
+    rope_angles,
+    rotate,
+    unpatchify,
+)
+
+CONFIG = DiTConfig(dim=48, num_heads=2, num_layers=2, ffn_dim=96, in_channels=4, out_channels=4, patch_size=(1, 2, 2),
+                   text_dim=16, text_len=6, freq_dim=32, rope_theta=100.0, eps=1e-6)
+
+
+@pytest.fixture
+def model() -> DiT:
+    torch.manual_seed(0)
+    model = DiT(CONFIG).init_weights()
+    for parameter in model.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return model.requires_grad_(False)
+
+
+def batch(dtype=torch.float32, size=(3, 4, 6)):
+    torch.manual_seed(1)
+    return torch.randn(2, 4, *size, dtype=dtype), torch.tensor([900.0, 250.0], dtype=dtype), torch.randn(2, 6, 16, dtype=dtype)
+
+
+@pytest.mark.parametrize("patch", [(1, 2, 2), (2, 1, 3), (1, 1, 1)])
+def test_patches_by_hand(patch):
+    """Inner order (c, kt, kh, kw) on the way in and (kt, kh, kw, c) on the way out; token order t, h, w."""
+    kt, kh, kw = patch
+    latent = torch.randn(2, 5, 2 * kt, 3 * kh, 2 * kw)
+    tokens, grid = patchify(latent, patch)
+    assert grid == (2, 3, 2) and tokens.shape == (2, 12, 5 * kt * kh * kw)
+    for i, (t, h, w) in enumerate((t, h, w) for t in range(2) for h in range(3) for w in range(2)):
+        block = latent[:, :, t * kt:(t + 1) * kt, h * kh:(h + 1) * kh, w * kw:(w + 1) * kw]
+        assert torch.equal(tokens[:, i], block.flatten(1))
+    outward = tokens.unflatten(-1, (5, -1)).transpose(-1, -2).flatten(-2)
+    assert torch.equal(unpatchify(outward, grid, patch), latent)
+
+
+def test_patches_refuse_ragged_latents():
+    with pytest.raises(ValueError, match=r"latent: expected T, H, W divisible by \(1, 2, 2\), got \[1, 4, 3, 5, 6\]"):
+        patchify(torch.zeros(1, 4, 3, 5, 6), (1, 2, 2))
+
+
+@pytest.mark.parametrize("head_dim, shares", [(128, (44, 42, 42)), (64, (24, 20, 20)), (24, (8, 8, 8))])
+def test_rope_shares_and_formula(head_dim, shares):
+    theta, grid = 10_000.0, (2, 3, 4)
+    cos, sin = rope_angles(grid, head_dim, theta, torch.device("cpu"))
+    assert cos.shape == (24, head_dim // 2)
+    token = (1 * 3 + 2) * 4 + 3                                # t = 1, h = 2, w = 3
+    expected = [p * theta ** (-2 * i / share) for p, share in zip((1, 2, 3), shares) for i in range(share // 2)]
+    torch.testing.assert_close(cos[token], torch.tensor(expected).cos())
+    torch.testing.assert_close(sin[token], torch.tensor(expected).sin())
+
+
+def test_rope_turns_and_only_differences_matter():
+    """Rotation keeps lengths, leaves position 0 alone, and q.k depends on the offset between positions only."""
+    rope = rope_angles((4, 5, 6), 24, 100.0, torch.device("cpu"))
+    torch.manual_seed(2)
+    q, k = torch.randn(24).expand(1, 1, 120, 24), torch.randn(24).expand(1, 1, 120, 24)
+    turned_q, turned_k = rotate(q, rope), rotate(k, rope)
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(turned_q[0, 0, 0], q[0, 0, 0])
+    logits = (turned_q @ turned_k.transpose(-1, -2))[0, 0].view(4, 5, 6, 4, 5, 6)
+    torch.testing.assert_close(logits[0, 0, 0, 2, 3, 1], logits[1, 1, 4, 3, 4, 5])
+    assert (logits[0, 0, 0, 2, 3, 1] - logits[0, 0, 0, 3, 2, 1]).abs() > 1e-3
+
+
+@pytest.mark.parametrize("tokens, keys", [(1, 1), (63, 7), (130, 130)])
+def test_plain_attention_is_attention(tokens, keys):
+    torch.manual_seed(3)
+    q, k, v = torch.randn(2, 3, tokens, 16), torch.randn(2, 3, keys, 16), torch.randn(2, 3, keys, 16)
+    expected = torch.empty_like(q)
+    for b in range(2):
+        for h in range(3):
+            weights = torch.exp(q[b, h].double() @ k[b, h].double().T / math.sqrt(16))
+            expected[b, h] = (weights / weights.sum(1, keepdim=True) @ v[b, h].double()).float()
+    for attention in (plain_attention, fused_attention):
+        torch.testing.assert_close(attention(q, k, v), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_model_with_either_attention(model):
+    latent, timestep, text = batch()
+    torch.testing.assert_close(model(latent, timestep, text, plain_attention), model(latent, timestep, text), rtol=1e-4, atol=1e-4)
+
+
+def test_kept_text_is_text(model):
+    latent, timestep, text = batch()
+    assert torch.equal(model(latent, timestep, model.embed_text(text)), model(latent, timestep, text))
+
+
+def test_output_follows_every_input(model):
+    latent, timestep, text = batch()
+    base = model(latent, timestep, text)
+    assert base.shape == latent.shape and base.dtype == torch.float32 and base.std() > 0.01
+    for changed in (model(latent.roll(1, -1), timestep, text), model(latent, timestep - 100, text), model(latent, timestep, -text)):
+        assert not torch.allclose(changed, base, atol=1e-3)
+
+
+def test_batch_rows_do_not_meet(model):
+    latent, timestep, text = batch()
+    both = model(latent, timestep, text)
+    for i in range(2):
+        torch.testing.assert_close(model(latent[i:i + 1], timestep[i:i + 1], text[i:i + 1]), both[i:i + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_jvp_equals_finite_differences(model):
+    """In float64 and with the plain attention: what consistency training differentiates, along latent and time at once."""
+    model = model.double()
+    latent, timestep, text = batch(torch.float64)
+    tangent, speed = torch.randn_like(latent), torch.tensor([3.0, -2.0], dtype=torch.float64)
+
+    def forward(x, t):
+        return model(x, t, text, plain_attention)
+
+    _, derivative = torch.func.jvp(forward, (latent, timestep), (tangent, speed))
+    step = 1e-5
+    ahead, behind = (forward(latent + s * tangent, timestep + s * speed) for s in (step, -step))
+    numeric = (ahead - behind) / (2 * step)
+    assert derivative.dtype == torch.float64
+    torch.testing.assert_close(derivative, numeric, rtol=1e-5, atol=1e-6)
+
+
+def test_time_embedding_is_cosine_then_sine(model):
+    seen = {}
+    model.time_embedding.register_forward_pre_hook(lambda _, args: seen.update(wave=args[0]))
+    model.embed_time(torch.tensor([750.0]))
+    angle = 750.0 * 10_000.0 ** (-torch.arange(16, dtype=torch.float64) / 16)
+    torch.testing.assert_close(seen["wave"][0], torch.cat((angle.cos(), angle.sin())).float(), rtol=0, atol=1e-6)
+
+
+def test_rms_norm_by_hand():
+    norm = RMSNorm(3, 0.0)
+    norm.weight.data.copy_(torch.tensor([1.0, 2.0, -1.0]))
+    x = torch.tensor([[3.0, 4.0, 0.0]])
+    torch.testing.assert_close(norm(x), x / math.sqrt(25 / 3) * torch.tensor([1.0, 2.0, -1.0]))
+
+
+def test_fresh_model_predicts_zero_velocity():
+    torch.manual_seed(0)
+    latent, timestep, text = batch()
+    assert DiT(CONFIG).init_weights()(latent, timestep, text).abs().max() == 0
+
+
+def test_impossible_widths():
+    with pytest.raises(ValueError, match="dim: expected an even multiple of num_heads = 5, got 48"):
+        DiTConfig(**{**CONFIG.__dict__, "num_heads": 5})
