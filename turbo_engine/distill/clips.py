@@ -12,6 +12,8 @@ import argparse
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,14 @@ class Compositor:
         self._sprites = SpriteAtlas([subject.art for subject in world.subjects], self.device)
         self._sceneries: dict[int, Scenery] = {}
         self._shelves: dict[tuple[int, int], _BackdropShelf] = {}
+
+    def prepare(self, *, size: int = 256, num_frames: int = 33) -> None:
+        """Paint every scene and render every backdrop now rather than on first use (half a minute at 256 px with a GPU)."""
+        scenery, shelf = self._scenery(size), self._shelf(size, num_frames)
+        with ThreadPoolExecutor(len(self.world.scenes)) as pool:
+            list(pool.map(scenery.painting, [scene.name for scene in self.world.scenes]))
+        for scene, camera in product(range(len(self.world.scenes)), range(len(self.world.cameras))):
+            shelf.backdrop(scene, camera)
 
     @torch.no_grad()
     def render(
@@ -182,13 +192,13 @@ class _BackdropShelf:
         """behind [B, 3, T, h, w] and front [B, 4, T, h, w], float32, cut to each shot's window and crop."""
         behind, front = [], []
         for shot in shots:
-            made = self._get(scene, shot.spec.camera)
+            made = self.backdrop(scene, shot.spec.camera)
             cut = np.s_[shot.start : shot.start + length, :, shot.top : shot.top + side, shot.left : shot.left + side]
             behind.append(made.behind[cut])
             front.append(made.front[cut])
         return (torch.stack(stack).transpose(1, 2).float() for stack in (behind, front))
 
-    def _get(self, scene: int, camera: int) -> Backdrop:
+    def backdrop(self, scene: int, camera: int) -> Backdrop:
         key = (scene, camera)
         if key not in self._made:
             names = self._world.scenes[scene].name, self._world.cameras[camera].name

@@ -6,6 +6,7 @@ x_t = (1 - t) x0 + t noise and the target is noise - x0 (Liu et al. 2022, arXiv:
 towards noise (Esser et al. 2024, arXiv:2403.03206). The loss weighs the subject's latent pixels more, most near t = 0
 where its outline is decided.
 """
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,18 +66,19 @@ def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
     return LatentRing(run, load_world(), vae, encoder, capacity=capacity, fresh=fresh, size=64 if args.tiny else preset.clip.height)
 
 
-def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, refresh_every: int, ema_decay: float,
-          muon_lr: float = MUON_LR, adam_lr: float = ADAM_LR) -> tuple[EMA, int]:
-    """Until the clock runs out. Returns the averaged weights and the steps done."""
-    optimizers, ema, step, running = Optimizers(model, muon_lr=muon_lr, adam_lr=adam_lr), EMA(model, ema_decay), 0, None
+def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_decay: float,
+          save: Callable[[DiT, int], None]) -> None:
+    """Until the clock runs out; `save` gets the averaged weights and the steps done, three times and at the end."""
+    optimizers, ema, step, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), 0, None
     compile_blocks(model, run)
     run.start_clock()
     while ring.count < fill:
         ring.refresh()
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
     while (progress := run.progress()) < 1:
-        if step % refresh_every == 0:
-            ring.refresh()
+        if run.due(progress, 3):
+            save(ema.module, step)
+        ring.refresh()
         loss = flow_loss(model, *ring.draw(batch, caption_dropout=CAPTION_DROPOUT), run)
         optimizers.zero_grad()
         loss.backward()
@@ -88,7 +90,7 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, refr
         running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
         if step % 250 == 0:
             run.log(step, loss=running, grad_norm=norm, samples=step * batch * run.world_size, clips_seen=ring.seen * run.world_size)
-    return ema, step
+    save(ema.module, step)
 
 
 def add_model_options(parser) -> None:
@@ -101,17 +103,19 @@ def main() -> None:
     add_model_options(parser)
     parser.add_argument("--resume", action="store_true", help="start from the teacher in --weights")
     args = parser.parse_args()
-    run = Run("flow", args.out, args.seconds, args.seed)
+    run = Run("flow", args.out, args.seconds, args.seed, args.tiny)
     model = load_dit(args.weights, "teacher") if args.resume else DiT(pocket_preset().dit).init_weights()
     model.to(run.device)
     run.same_everywhere(model)
     ring = open_ring(run, args, capacity=64 if args.tiny else 40_960, fresh=4 if args.tiny else 16)
-    ema, step = train(run, model, ring, batch=4 if args.tiny else args.batch, fill=8 if args.tiny else 4_096,
-                      refresh_every=1, ema_decay=0.9995)
-    if run.main:
-        metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": args.seconds, "resumed": args.resume}
-        save_dit(ema.module, args.out, "teacher", metrics)
-        run.log(step, saved="teacher", **metrics)
+
+    def save(averaged: DiT, step: int) -> None:
+        if run.main:
+            metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": run.elapsed_s, "resumed": args.resume}
+            save_dit(averaged, args.out, "teacher", metrics)
+            run.log(step, saved="teacher", **metrics)
+
+    train(run, model, ring, batch=4 if args.tiny else args.batch, fill=8 if args.tiny else 4_096, ema_decay=0.9995, save=save)
     run.barrier()
     run.close()
 

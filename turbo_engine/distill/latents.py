@@ -25,6 +25,8 @@ class LatentRing:
     def __init__(self, run: Run, world: World, vae: VAE, text_encoder: MiniLM, *, capacity: int, fresh: int, size: int):
         self.run, self.world, self.vae, self.text_encoder = run, world, vae, text_encoder
         self.compositor = Compositor(world, run.device)
+        if not run.tiny:
+            self.compositor.prepare(size=size)
         self.rng = random.Random(50_000 + run.seed)
         self.capacity, self.fresh, self.size = capacity, fresh, size
         self.count = self.seen = self._next = 0

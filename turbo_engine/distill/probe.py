@@ -139,10 +139,12 @@ def main() -> None:
     from turbo_engine.weights import save_weights
 
     args = arguments("probe", 120).parse_args()
-    run, world = Run("probe", args.out, args.seconds, args.seed), load_world()
+    run, world = Run("probe", args.out, args.seconds, args.seed, args.tiny), load_world()
     probe = new_probe(world).to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(probe)
     compositor = Compositor(world, run.device)
+    if not args.tiny:
+        compositor.prepare()
     ema, step = train(run, probe, compositor, world, batch=8 if args.tiny else 64, capacity=64 if args.tiny else 16_384,
                       fresh=4 if args.tiny else 32)
     if run.main:

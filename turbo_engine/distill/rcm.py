@@ -14,6 +14,7 @@ TrigFlow angle a, x_a = cos a x0 + sin a noise. With the flow time t = sin a / (
 a velocity network v becomes F = ((cos a - sin a) x_a + v) / (sin a + cos a), and its estimate of x0 is cos a x_a - sin a F.
 """
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -131,8 +132,9 @@ def twin_of(model: DiT) -> DiT:
     return twin
 
 
-def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, fill: int, guidance_scale: float) -> tuple[EMA, int]:
-    """Until the clock runs out. Returns the averaged student and the steps done."""
+def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, fill: int, guidance_scale: float,
+          save: Callable[[DiT, int], None]) -> None:
+    """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end."""
     ema, plain = EMA(student, 0.998), twin_of(student)
     for model in (teacher, student, fake):
         compile_blocks(model, run)
@@ -145,6 +147,8 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
     while ring.count < fill:
         ring.refresh()
     while (progress := run.progress()) < 1:
+        if run.due(progress, 3):
+            save(ema.module, step)
         if step % 2 == 0:
             ring.refresh()
         factor = trapezoid(progress, decay_from=0.5)
@@ -189,7 +193,7 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
             averages[name] = averages[name].lerp(metric.detach(), 0.05) if name in averages else metric.detach()
         if step % 50 == 0:
             run.log(step, skipped=skipped, samples=step * batch * run.world_size, **averages)
-    return ema, step
+    save(ema.module, step)
 
 
 def main() -> None:
@@ -197,7 +201,7 @@ def main() -> None:
     add_model_options(parser)
     parser.add_argument("--resume", action="store_true", help="start from the student in --weights instead of the teacher")
     args = parser.parse_args()
-    run, preset = Run("rcm", args.out, args.seconds, args.seed), pocket_preset()
+    run, preset = Run("rcm", args.out, args.seconds, args.seed, args.tiny), pocket_preset()
     if args.tiny:
         teacher, student, fake = (DiT(preset.dit).init_weights() for _ in range(3))
     else:
@@ -208,13 +212,17 @@ def main() -> None:
         run.same_everywhere(model)
     teacher.eval().requires_grad_(False)
     ring = open_ring(run, args, capacity=16 if args.tiny else 20_480, fresh=4 if args.tiny else 16)
-    ema, step = train(run, teacher, student, fake, ring, batch=2 if args.tiny else args.batch, fill=8 if args.tiny else 4_096,
-                      guidance_scale=preset.full.guidance_scale)
-    if run.main:
-        metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": args.seconds, "resumed": args.resume,
-                   "guidance_scale": preset.full.guidance_scale, "method": "rCM: continuous-time consistency (JVP) + score distillation"}
-        save_dit(ema.module, args.out, "student", metrics)
-        run.log(step, saved="student")
+
+    def save(averaged: DiT, step: int) -> None:
+        if run.main:
+            metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": run.elapsed_s, "resumed": args.resume,
+                       "guidance_scale": preset.full.guidance_scale,
+                       "method": "rCM: continuous-time consistency (JVP) + score distillation"}
+            save_dit(averaged, args.out, "student", metrics)
+            run.log(step, saved="student")
+
+    train(run, teacher, student, fake, ring, batch=2 if args.tiny else args.batch, fill=8 if args.tiny else 4_096,
+          guidance_scale=preset.full.guidance_scale, save=save)
     run.barrier()
     run.close()
 

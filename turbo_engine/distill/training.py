@@ -22,8 +22,8 @@ class Run:
     `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step.
     """
 
-    def __init__(self, stage: str, out: Path, budget_s: float, seed: int = 0):
-        self.stage, self.out, self.budget_s = stage, out, budget_s
+    def __init__(self, stage: str, out: Path, budget_s: float, seed: int = 0, tiny: bool = False):
+        self.stage, self.out, self.budget_s, self.tiny = stage, out, budget_s, tiny
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.cuda = torch.cuda.is_available()
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if self.cuda else "cpu")
@@ -31,7 +31,7 @@ class Run:
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
-        self._clock_group = None
+        self._clock_group, self._checkpoints = None, 0
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self._clock_group = dist.new_group(backend="gloo")
@@ -60,6 +60,12 @@ class Run:
         if self._clock_group is not None:
             dist.broadcast(share, 0, group=self._clock_group)
         return float(share)
+
+    def due(self, progress: float, times: int) -> bool:
+        """True `times` times over the run, at even shares of the budget, its end not counted: time for a checkpoint."""
+        passed = int(progress * (times + 1))
+        due, self._checkpoints = passed > self._checkpoints, max(passed, self._checkpoints)
+        return due
 
     def log(self, step: int, **metrics: float) -> None:
         if not self.main:

@@ -157,7 +157,7 @@ def main() -> None:
     parser = arguments("vae", 420)
     parser.add_argument("--resume", action="store_true", help="start from the weights in --weights")
     args = parser.parse_args()
-    run, world = Run("vae", args.out, args.seconds, args.seed), load_world()
+    run, world = Run("vae", args.out, args.seconds, args.seed, args.tiny), load_world()
     config = VAEConfig(16, (16, 32, 64), (64, 32, 16), (1, 1, 1)) if args.tiny else pocket_preset().vae
     size = 64 if args.tiny else 256
     vae = VAE(config).init_weights()
@@ -166,6 +166,8 @@ def main() -> None:
     vae.to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(vae)
     compositor = Compositor(world, run.device)
+    if not args.tiny:
+        compositor.prepare(size=size)
     rng = random.Random(1_000 + run.seed)
     pool = CropPool(compositor, world, rng, capacity=32 if args.tiny else 1536, fresh=4 if args.tiny else 16, size=size,
                     crop=32 if args.tiny else CROP)
