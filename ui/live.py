@@ -248,11 +248,12 @@ class Desk:
         report = self._report(edit)
         if session is not None:
             session.post({"type": "words", "generation": edit.generation, "mode": edit.mode, **report})
-        started, first_picture_s = time.monotonic(), None
+        started, first_picture_s, result = time.monotonic(), None, None
         with contextlib.closing(self._engine.generate(edit.request())) as events:
             for event in events:
                 if isinstance(event, Result):
-                    return self._finish(session, edit, event, report, started, first_picture_s)
+                    result = event
+                    continue        # a finished clip is shown even to a person who has typed on
                 if isinstance(event, Preview) and session is not None:
                     self._show_rough(session, edit, event)
                     first_picture_s = first_picture_s or time.monotonic() - started
@@ -262,6 +263,7 @@ class Desk:
                     if session is not None:
                         session.post({"type": "dropped", "generation": edit.generation, "mode": edit.mode})
                     return
+        self._finish(session, edit, result, report, started, first_picture_s)
 
     def _is_dropped(self, session: Session | None, edit: Edit, event, started: float) -> bool:
         with self._changed:

@@ -131,7 +131,10 @@ class Desk {
   welcome(hello) {
     const first = !this.hello;
     this.hello = hello;
-    if (first) this.fillControls(hello);
+    if (first) {
+      this.fillControls(hello);
+      if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
+    }
     if (!this.touched && !this.$(".prompt").value) {
       this.$(".prompt").value = hello.opening.prompt;
       this.$(".seed").value = hello.opening.seed;

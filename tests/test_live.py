@@ -1,0 +1,519 @@
+"""The desk without a browser: newest edit wins, nothing is lost, nothing is made twice, and no fault ends it."""
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turbo_engine.errors import RequestError, WeightsError
+from turbo_engine.fake import FakeEngine
+from ui.clips import Clip, Clips, Edit
+from ui.handlers import describe_page, read_message
+from ui.live import FRAME_HEADER, FULL, FULL_ROUGH, ROUGH, TURBO, Desk, Outbox, Patience, Session
+
+OPENING = Edit(0, "a penguin", 7)
+pytestmark = pytest.mark.timeout(60)
+
+
+class Page:
+    """A page as the desk sees it, keeping what it is sent."""
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+        self.session = Session(asyncio.get_running_loop())
+        self.messages: list[dict] = []
+        self.frames: list[tuple[int, int, int, int]] = []       # generation, kind, index, total, in order of arrival
+        self._task = asyncio.create_task(self._read())
+        desk.connect(self.session)
+
+    async def _read(self):
+        while True:
+            payload = await self.session.outbox.next()
+            if isinstance(payload, bytes):
+                assert payload[FRAME_HEADER.size:][:2] == b"\xff\xd8"
+                self.frames.append(FRAME_HEADER.unpack_from(payload))
+            else:
+                self.messages.append(json.loads(payload))
+
+    async def until(self, **wanted) -> dict:
+        """The first message that has all these values, waiting for it if need be."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for message in self.messages:
+                if all(message.get(key) == value for key, value in wanted.items()):
+                    return message
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"no message with {wanted} among {[{k: m[k] for k in m if k != 'about'} for m in self.messages]}")
+
+    async def whole(self, generation: int, kind: int) -> list[int]:
+        """The frame indices of a clip, once all of them have come."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            got = [index for g, k, index, total in self.frames if (g, k) == (generation, kind)]
+            if got and len(got) == next(f[3] for f in self.frames if f[:2] == (generation, kind)):
+                return got
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"clip {generation}/{kind} never came whole")
+
+    def of(self, kind: str) -> list[dict]:
+        return [message for message in self.messages if message["type"] == kind]
+
+    def edit(self, generation: int, prompt: str, seed: int = 7, **settings):
+        self.desk.edit(self.session, Edit(generation, prompt, seed, **settings))
+
+    def render(self, generation: int, prompt: str, num_steps: int = 10):
+        self.desk.render(self.session, Edit(generation, prompt, 7, "full", num_steps))
+
+    def close(self):
+        self.desk.disconnect(self.session)
+        self._task.cancel()
+
+
+@asynccontextmanager
+async def open_desk(engine: FakeEngine, **settings):
+    """A started desk, its engine loaded and its opening clip made."""
+    desk = Desk(engine.load, OPENING, **settings)
+    desk.start()
+    try:
+        while desk.clips.find(OPENING) is None:
+            await asyncio.sleep(0.005)
+        yield desk
+    finally:
+        desk.stop()
+        assert not desk._thread.is_alive()
+
+
+def run(scenario, engine: FakeEngine | None = None, **settings):
+    async def whole():
+        async with open_desk(engine or FakeEngine(), **settings) as desk:
+            await scenario(desk)
+    asyncio.run(whole())
+
+
+def prompts(requests) -> list[str]:
+    return [request.prompt for request in requests]
+
+
+# -- one clip ----------------------------------------------------------------------------------------------------------
+
+def test_an_edit_brings_words_progress_a_rough_picture_and_the_clip():
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, "a robot spinning", seed=3)
+        clip = await page.until(type="clip", generation=1, kind=TURBO)
+        assert await page.whole(1, TURBO) == list(range(33))
+        assert await page.whole(1, ROUGH) == list(range(5))
+        assert page.frames[0][1] == ROUGH and page.frames[-1][1] == TURBO
+        assert (clip["fps"], clip["total"], clip["prompt"], clip["seed"]) == (16, 33, "a robot spinning", 3)
+        assert {"text", "denoise", "decode", "encode", "total"} <= set(clip["stage_s"])
+        assert clip["recipe"]["seed"] == 3 and desk.clips.get(clip["id"]).result.frames.shape == (33, 256, 256, 3)
+        assert (await page.until(type="words"))["unknown"] == []
+        page.close()
+    run(scenario)
+
+
+def test_a_page_that_opens_on_the_opening_shot_gets_it_from_memory():
+    engine = FakeEngine()
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, OPENING.prompt, OPENING.seed)
+        assert (await page.until(type="clip"))["remembered"] is True
+        assert await page.whole(1, TURBO) == list(range(33))
+        assert len(engine.requests) == 1
+        page.close()
+    run(scenario, engine)
+
+
+def test_unknown_words_are_reported():
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, "a pengin on the moon")
+        report = await page.until(type="words", generation=1)
+        assert report["unknown"] == ["pengin"] and report["suggestions"][0][0] == "pengin"
+        assert "penguin" in report["suggestions"][0][1]
+        page.close()
+    run(scenario)
+
+
+# -- newest wins -------------------------------------------------------------------------------------------------------
+
+def test_a_burst_ends_on_the_last_edit_and_makes_few_clips():
+    engine = FakeEngine(step_s=0.02, decode_s=0.02)
+
+    async def scenario(desk):
+        page = Page(desk)
+        for generation in range(1, 31):
+            page.edit(generation, f"robot number {generation}")
+            await asyncio.sleep(0.004)
+        await page.whole(30, TURBO)
+        await asyncio.sleep(0.2)
+        shown = [message["generation"] for message in page.of("clip")]
+        assert shown == sorted(shown) and shown[-1] == 30
+        assert len(engine.requests) < 15
+        page.close()
+    run(scenario, engine)
+
+
+def test_spaces_cost_nothing():
+    engine = FakeEngine()
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, "a robot")
+        await page.until(type="clip", kind=TURBO)
+        asked = len(engine.requests)
+        for generation, prompt in enumerate(["a robot ", " a robot", "a  robot\n", "a\trobot"], 2):
+            page.edit(generation, prompt)
+            assert await page.until(type="same", generation=generation, **{"as": 1})
+        page.edit(9, "arobot")
+        await page.until(type="clip", generation=9)
+        assert len(engine.requests) == asked + 1
+        page.close()
+    run(scenario, engine)
+
+
+def test_going_back_to_words_made_before_asks_nothing_of_the_engine():
+    engine = FakeEngine(step_s=0.01)
+
+    async def scenario(desk):
+        page = Page(desk)
+        for generation, prompt in enumerate(["a robot", "a robots", "a robot"], 1):
+            page.edit(generation, prompt)
+            await page.until(type="clip", generation=generation, kind=TURBO)
+        assert page.of("clip")[-1]["remembered"] is True
+        assert prompts(engine.requests) == ["a penguin", "a robot", "a robots"]
+        page.close()
+    run(scenario, engine)
+
+
+def test_a_slower_clip_never_replaces_a_remembered_newer_one():
+    """Backspacing to words made before shows their clip at once; the clip still being made for the words in between must not
+    come to the screen after it."""
+    engine = FakeEngine(step_s=0.05, decode_s=0.05)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.session.patience.gives_up = lambda *_: False       # let it run to its end
+        page.edit(1, "a robot")
+        await page.until(type="progress", generation=1)
+        page.edit(2, OPENING.prompt, OPENING.seed)
+        await page.until(type="clip", generation=2)
+        while "a robot" not in prompts(engine.finished):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert page.of("clip")[-1]["generation"] == 2 and page.frames[-1][0] == 2
+        page.close()
+    run(scenario, engine)
+
+
+def test_an_overtaken_preview_stops_within_one_step():
+    engine = FakeEngine(step_s=0.1)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.session.patience.picture_landed(time.monotonic())
+        page.edit(1, "a robot")
+        await page.until(type="progress", stage="text")
+        page.edit(2, "a rocket")
+        await page.until(type="dropped", generation=1)
+        await page.until(type="clip", generation=2, kind=TURBO)
+        assert prompts(engine.stopped) == ["a robot"]
+        page.close()
+    run(scenario, engine)
+
+
+def test_two_pages_do_not_take_each_others_edits():
+    async def scenario(desk):
+        left, right = Page(desk), Page(desk)
+        for generation in range(1, 6):
+            left.edit(generation, f"robot {generation}")
+            right.edit(generation, f"rocket {generation}")
+        await left.whole(5, TURBO)
+        await right.whole(5, TURBO)
+        assert {m["prompt"].split()[0] for m in left.of("clip")} == {"robot"}
+        assert {m["prompt"].split()[0] for m in right.of("clip")} == {"rocket"}
+        left.close()
+        right.close()
+    run(scenario, FakeEngine(step_s=0.01))
+
+
+def test_a_closed_page_stops_its_work():
+    engine = FakeEngine(step_s=0.1)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.render(1, "a robot", num_steps=50)
+        await page.until(type="progress", mode="full", stage="denoise")
+        page.close()
+        asked = time.monotonic()
+        while not engine.stopped:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - asked < 1.0
+    run(scenario, engine)
+
+
+# -- full renders ------------------------------------------------------------------------------------------------------
+
+def test_a_full_render_counts_its_steps_and_brings_its_clip():
+    async def scenario(desk):
+        page = Page(desk)
+        page.render(1, "a robot", num_steps=12)
+        clip = await page.until(type="clip", kind=FULL)
+        assert await page.whole(1, FULL) == list(range(33))
+        assert clip["recipe"]["mode"] == "full" and clip["recipe"]["num_steps"] == 12
+        assert any(frame[1] == FULL_ROUGH for frame in page.frames)
+        page.close()
+    run(scenario, FakeEngine(step_s=0.01))
+
+
+def test_edits_wait_for_a_full_render_and_follow_it():
+    engine = FakeEngine(step_s=0.02)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.render(1, "a robot", num_steps=10)
+        await page.until(type="progress", mode="full", stage="denoise")
+        page.edit(2, "a rocket")
+        page.edit(3, "a ship")
+        assert await page.until(type="paused", generation=2)
+        await page.until(type="clip", generation=3, kind=TURBO)
+        assert prompts(engine.finished) == ["a penguin", "a robot", "a ship"]
+        page.close()
+    run(scenario, engine)
+
+
+def test_a_waiting_preview_goes_before_a_waiting_full_render():
+    engine = FakeEngine(step_s=0.05)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, "a robot")
+        await page.until(type="progress")
+        page.render(2, "a robot", num_steps=5)
+        page.edit(3, "a ship")
+        await page.until(type="clip", kind=FULL)
+        assert prompts(engine.finished)[-2:] == ["a ship", "a robot"]
+        page.close()
+    run(scenario, engine)
+
+
+def test_cancel_stops_a_full_render_within_a_step_and_live_goes_on():
+    engine = FakeEngine(step_s=0.05)
+
+    async def scenario(desk):
+        page = Page(desk)
+        page.render(1, "a robot", num_steps=50)
+        await page.until(type="progress", mode="full", stage="denoise", step=2)
+        page.edit(2, "a ship")
+        desk.cancel(page.session)
+        await page.until(type="cancelled", generation=1)
+        await page.until(type="clip", generation=2, kind=TURBO)
+        assert prompts(engine.stopped) == ["a robot"]
+        assert max(m["step"] for m in page.of("progress") if m["mode"] == "full" and m["stage"] == "denoise") <= 4
+        assert not [m for m in page.of("clip") if m["kind"] == FULL]
+        page.close()
+    run(scenario, engine)
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+def test_an_impossible_request_is_one_line_and_the_next_edit_works():
+    async def scenario(desk):
+        page = Page(desk)
+        page.edit(1, "   ")
+        assert "expected a few words" in (await page.until(type="error", generation=1))["message"]
+        page.edit(2, "x" * 10_000)
+        assert "shorten it" in (await page.until(type="error", generation=2))["message"]
+        page.edit(3, "a robot", sampler="nonsense")
+        assert "nonsense" in (await page.until(type="error", generation=3))["message"]
+        page.edit(4, "a robot")
+        await page.until(type="clip", generation=4, kind=TURBO)
+        page.close()
+    run(scenario)
+
+
+def test_a_bug_in_the_engine_costs_one_job(caplog):
+    engine = FakeEngine()
+
+    async def scenario(desk):
+        page = Page(desk)
+        engine.fail_at, engine.error = "denoise", ZeroDivisionError("oops")
+        page.edit(1, "a robot")
+        message = (await page.until(type="error", generation=1))["message"]
+        assert "ZeroDivisionError" in message and "oops" not in message
+        engine.error = None
+        page.edit(2, "a robot")     # the same words again are a new try
+        await page.until(type="clip", generation=2, kind=TURBO)
+        page.close()
+    run(scenario, engine)
+    assert "oops" in caplog.text    # the traceback is in the log
+
+
+def test_an_engine_that_cannot_load_says_why_to_pages_open_and_opening():
+    def broken():
+        raise WeightsError("student.safetensors: expected 30 MB, found 3; fetch it again")
+
+    async def scenario():
+        desk = Desk(broken, OPENING)
+        before = Page(desk)
+        desk.start()
+        assert "fetch it again" in (await before.until(type="engine", state="failed"))["message"]
+        after = Page(desk)
+        assert "fetch it again" in (await after.until(type="engine", state="failed"))["message"]
+        after.edit(1, "a robot")    # asks in vain, and breaks nothing
+        before.close()
+        after.close()
+        desk.stop()
+    asyncio.run(scenario())
+
+
+def test_loading_never_blocks_the_event_loop_and_edits_made_meanwhile_count():
+    gate = threading.Event()
+    engine = FakeEngine()
+
+    def slow():
+        gate.wait(10)
+        return engine.load()
+
+    async def scenario():
+        desk = Desk(slow, OPENING)
+        desk.start()
+        page = Page(desk)
+        assert await page.until(type="engine", state="loading")
+        page.edit(1, "a robot")
+        page.edit(2, "a rocket")
+        gate.set()
+        await page.until(type="clip", generation=2, kind=TURBO)
+        assert "a robot" not in prompts(engine.requests)
+        page.close()
+        desk.stop()
+    asyncio.run(scenario())
+
+
+# -- patience, outbox, clips, messages -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("first_s, clip_s, elapsed_s, picture_age_s, gives_up", [
+    (0.4, 1.5, 0.3, 0.1, True),      # a picture just came, little is done
+    (0.4, 1.5, 0.3, 0.9, False),     # the screen would starve
+    (0.4, 1.5, 0.9, 0.1, False),     # more than half is done
+    (0.05, 0.24, 0.11, 0.01, False), # as good as done
+    (3.0, 9.0, 1.0, 0.1, True),
+    (3.0, 9.0, 1.0, 0.5, False),     # a slow engine shows something at its own pace
+])
+def test_patience(first_s, clip_s, elapsed_s, picture_age_s, gives_up):
+    patience = Patience()
+    patience.measured(first_s, clip_s)
+    patience.picture_landed(100.0 - picture_age_s)
+    assert patience.gives_up(0.0, elapsed_s, 100.0) is gives_up
+
+
+def test_patience_before_anything_was_measured_goes_by_steps():
+    patience = Patience()
+    assert not patience.gives_up(0.25, 0.1, 100.0)      # no picture ever: never starve
+    patience.picture_landed(99.9)
+    assert patience.gives_up(0.25, 0.1, 100.0) and not patience.gives_up(0.5, 0.1, 100.0)
+
+
+def test_patience_keeps_pictures_coming_while_someone_types():
+    """A key every 120 ms for 6 s on an engine of 0.5 s to the first picture and 1.5 s to the whole clip, checked at steps of 0.25 s."""
+    def pictures(policy) -> list[float]:
+        patience, now, shown = Patience(), 0.0, []
+        patience.measured(0.5, 1.5)
+        while now < 6.0:
+            for tick in range(1, 7):
+                if tick == 2:
+                    shown.append(now + 0.5)
+                    patience.picture_landed(now + 0.5)
+                if policy(patience, tick * 0.25, now + tick * 0.25):
+                    break
+            now += tick * 0.25
+        return shown
+
+    ours = pictures(lambda patience, elapsed_s, now: patience.gives_up(0, elapsed_s, now))
+    always = pictures(lambda *_: True)
+    assert always == []                                  # the broken variant that this test must catch
+    assert len(ours) >= 4 and max(b - a for a, b in zip(ours, ours[1:])) <= 1.5
+
+
+def test_outbox_takes_back_what_was_overtaken():
+    async def scenario():
+        outbox = Outbox()
+        outbox.put(["hello"])
+        outbox.put(["clip 1", b"1.0", b"1.1"], "turbo")
+        outbox.put(["full", b"f.0"], "full")
+        assert await outbox.next() == "hello" and await outbox.next() == "clip 1"
+        outbox.put(["clip 2", b"2.0"], "turbo")
+        assert [await outbox.next() for _ in range(len(outbox))] == ["full", b"f.0", "clip 2", b"2.0"]
+        waiting = asyncio.create_task(outbox.next())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        outbox.put(["late"])
+        assert await waiting == "late"
+    asyncio.run(scenario())
+
+
+def test_clips_keep_the_last_used():
+    clips = Clips(keep=2)
+    made = [Clip(Edit(i, f"robot {i}", 0), None, [], 0.0) for i in range(3)]
+    clips.add(made[0])
+    clips.add(made[1])
+    assert clips.find(Edit(9, " robot  0 ", 0)) is made[0]
+    clips.add(made[2])
+    assert clips.get(made[1].id) is None and clips.get(made[0].id) is made[0] and clips.get("../../etc/passwd") is None
+
+
+@pytest.mark.parametrize("prompt, name", [
+    ("a Penguin, bouncing!", "rushes-a-penguin-bouncing-seed3-turbo.mp4"),
+    ("../../etc/passwd\r\nX: y", "rushes-etc-passwd-x-y-seed3-turbo.mp4"),
+    ("🦊 狐", "rushes-clip-seed3-turbo.mp4"),
+])
+def test_file_names_are_made_of_letters_and_digits(prompt, name):
+    assert Clip(Edit(1, prompt, 3), None, [], 0.0).file_name == name
+
+
+@given(st.one_of(st.text(), st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["op", "prompt", "seed", "generation", "num_steps", "sampler"]), inner), max_leaves=8,
+).map(json.dumps)))
+def test_a_message_is_read_or_refused_in_plain_words(text):
+    try:
+        op, edit = read_message(text)
+    except ValueError as error:
+        assert "; " in str(error)       # a way out
+    else:
+        assert op == "cancel" or edit.request()
+
+
+def test_messages_become_edits():
+    text = json.dumps({"op": "edit", "generation": 4, "prompt": " a fox ", "seed": 9, "num_steps": 2, "sampler": "ode"})
+    assert read_message(text) == ("edit", Edit(4, " a fox ", 9, "turbo", 2, "ode"))
+    text = json.dumps({"op": "final", "generation": 5, "prompt": "a fox", "seed": 9, "num_steps": 20, "sampler": "ode"})
+    assert read_message(text) == ("final", Edit(5, "a fox", 9, "full", 20, None))
+    for broken in ({"op": "edit", "generation": 1, "prompt": "a", "seed": 1.5}, {"op": "edit", "generation": 1, "prompt": 3, "seed": 1},
+                   {"op": "edit", "generation": True, "prompt": "a", "seed": 1}, {"op": "quit"}, [], {"op": "edit", "prompt": "a"}):
+        with pytest.raises(ValueError):
+            read_message(json.dumps(broken))
+    with pytest.raises(ValueError, match="shorten"):
+        read_message("x" * 50_000)
+
+
+def test_every_motion_of_the_world_can_be_put_into_a_prompt():
+    page = describe_page(FakeEngine().preset)
+    assert len(page["world"]["subjects"]) > 100 and len(page["world"]["scenes"]) == 10
+    texts = [item["insert"] for items in page["world"].values() for item in items]
+    texts += [phrase for items in page["world"].values() for item in items for phrase in item["phrases"]]
+    assert not [text for text in texts if "{" in text or not text]
+    json.dumps(page)
+
+
+def test_the_engine_refuses_what_the_desk_lets_through():
+    """The desk does not judge requests: `Engine.generate` does, and raises before any work."""
+    with pytest.raises(RequestError):
+        FakeEngine().generate(Edit(1, " ", 0).request())
