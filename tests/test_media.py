@@ -100,8 +100,12 @@ def test_any_length(count):
     assert len(decoded(io.BytesIO(encode_mp4_bytes(frames, 16, RECIPE)))[0]) == count
 
 
-def test_same_frames_same_bytes(frames):
-    assert encode_mp4_bytes(frames, 16, RECIPE) == encode_mp4_bytes(frames, 16, RECIPE)
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])
+def test_same_frames_same_bytes(preset):
+    """x264's macroblock tree broke this for small pictures, about once in three at the "medium" preset."""
+    noise = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
+    frames = np.stack([((cv2.GaussianBlur(f, (0, 0), 3) - 110.0) * 6 + 128).clip(0, 255).astype(np.uint8) for f in noise])
+    assert len({encode_mp4_bytes(frames, 16, crf=14, preset=preset) for _ in range(40)}) == 1
 
 
 def test_jpegs(frames):

@@ -99,7 +99,8 @@ class Engine:
                 "kernels": self._kernels(),
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": dict(getattr(self, "_weights", {})), "loaded": bool(self._networks)}
+                "weights": dict(getattr(self, "_weights", {})), "loaded": bool(self._networks),
+                "peak_memory_mib": self._peak_memory_mib()}
 
     def _kernels(self) -> list[str]:
         library = "cuda" if self.device.type == "cuda" else "mkl" if torch.backends.mkl.is_available() else "native"
@@ -192,8 +193,7 @@ class Engine:
                 "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
                 "num_steps": plan.num_steps, "nfe": nfe, "guidance_scale": plan.guidance_scale, "width": plan.width,
                 "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
-                **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")},
-                "peak_memory_mib": self._peak_memory_mib()}
+                **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")}}
 
     def _sync(self) -> None:
         if self.device.type == "cuda":

@@ -51,7 +51,8 @@ class FakeEngine:
                 "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "loaded": self.loaded}
+                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "loaded": self.loaded,
+                "peak_memory_mib": None}
 
     def check_prompt(self, prompt: str) -> PromptReport:
         return self._vocabulary.check(prompt)
@@ -106,8 +107,7 @@ class FakeEngine:
                   "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
                   "num_steps": plan.num_steps, "nfe": passes * plan.num_steps, "guidance_scale": plan.guidance_scale,
                   "width": plan.width, "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
-                  **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")},
-                  "peak_memory_mib": None}
+                  **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")}}
         yield Result(frames, latent, self.preset.clip.fps,
                      {"text": text_s, "denoise": denoise_s, "decode": total - text_s - denoise_s, "total": total},
                      recipe, self.check_prompt(plan.prompt).notes)
