@@ -66,7 +66,7 @@ class Guard:
         refusal = self._refusal(scope)
         if refusal is not None:
             status, reason = refusal
-            log.warning("refused %s %s: %s", scope.get("method", "WebSocket"), scope["path"][:80], reason)
+            log.warning("refused %s %r: %s", scope.get("method", "WebSocket"), scope["path"][:80], reason)
             return await self._refuse(scope, receive, send, status)
         if scope["type"] == "websocket":
             return await self._app(scope, receive, send)
@@ -110,7 +110,7 @@ class Guard:
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 refused = True
-                log.warning("refused %s %s: a body over %d bytes", scope["method"], scope["path"][:80], self._max_body_bytes)
+                log.warning("refused %s %r: a body over %d bytes", scope["method"], scope["path"][:80], self._max_body_bytes)
                 return {"type": "http.disconnect"}
             return message
 
