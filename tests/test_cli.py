@@ -121,18 +121,17 @@ def test_an_older_clip_outlives_a_failure(tmp_path, capsys, in_process, tiny_pre
     assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
-def test_as_a_process_twice_the_same_bytes(tmp_path, tiny_preset_path):
-    """As a user types it, in two processes: same frames, and stdout holds nothing but the line."""
-    runs = []
-    for name in ("a.mp4", "b.mp4"):
-        done = subprocess.run([sys.executable, "-m", "turbo_engine", "a penguin", "--preset", str(tiny_preset_path), "--seed", "3",
-                               "--threads", "2", "--out", str(tmp_path / name)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        runs.append(json.loads(done.stdout))
-    recipes = [{k: v for k, v in run.items() if k not in ("out", "stage_s")} for run in runs]
-    assert recipes[0] == recipes[1]
-    data = [(tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4")]
-    assert data[0] == data[1]
+def test_as_a_process_and_in_this_one_the_same_bytes(tmp_path, capsys, in_process, tiny_preset_path):
+    """As a user types it, and again in another process: one file, byte for byte; stdout holds nothing but the line."""
+    def argv(name):
+        return command(tiny_preset_path, "a penguin", "--seed", 3, "--threads", 2, "--quiet", "--out", tmp_path / name)
+    done = subprocess.run([sys.executable, "-m", "turbo_engine", *argv("a.mp4")], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert cli.main(argv("b.mp4")) == 0
+    lines = [json.loads(text) for text in (done.stdout, capsys.readouterr().out)]
+    one, two = ({k: v for k, v in line.items() if k not in ("out", "stage_s")} for line in lines)
+    assert one == two
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -369,6 +369,18 @@ def test_threads_are_this_processs_share(monkeypatch):
     assert Engine("pocket", device="cpu", threads=5).threads == 5
 
 
+def test_bfloat16_stays_near(engine, tiny_preset_path, text_encoder):
+    """What a GPU computes in, here on the CPU: every dtype fits, and one step stays near float32's."""
+    half = Engine(tiny_preset_path, device="cpu", threads=2, encoder=text_encoder)
+    half.dtype = torch.bfloat16
+    half.load()
+    for request in (changed(TURBO, num_steps=1), changed(FULL, num_steps=1)):
+        exact, near = last(engine, request), last(half, request)
+        assert near.recipe["precision"] == "bfloat16" and near.latent.dtype == np.float32
+        assert 0 < np.abs(near.latent - exact.latent).mean() < 0.03 * np.abs(exact.latent).mean()
+        assert np.abs(near.frames.astype(int) - exact.frames).mean() < 8
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(tiny_preset_path):

@@ -22,7 +22,8 @@ class Denoiser:
 
     Args:
         context, unconditional: `embed_text` of the prompt and of what guidance steers away from, batch 1 each.
-        guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice.
+        guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice, as one
+            batch of two (452 ms where two passes take 482: pocket, one core).
         integer_timesteps: condition on whole timesteps, as Wan's solver does.
     `nfe` counts network evaluations. Calls may come from any thread, one at a time.
     """

@@ -47,7 +47,7 @@ class FakeEngine:
         return self
 
     def describe(self) -> dict:
-        return {"preset": self.preset.name, "device": self.device, "device_name": "no device", "precision": "none",
+        return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": self.device, "device_name": "no device", "precision": "none",
                 "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
