@@ -41,11 +41,18 @@ def model() -> DiT:
     return model
 
 
-@pytest.fixture
-def saved(tmp_path, model):
-    path = tmp_path / "student.safetensors"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("weights") / "student.safetensors"
     save(path, model)
     return path
+
+
+@pytest.fixture
+def saved(tmp_path, original):
+    """A copy that a test may spoil."""
+    shutil.copy(manifest_path(original), tmp_path)
+    return shutil.copy(original, tmp_path / original.name)
 
 
 def save(path, model, role="student"):
@@ -79,6 +86,7 @@ def test_manifest_tells_everything(saved, model):
     manifest = read_manifest(saved)
     assert manifest["role"] == "student" and manifest["commit"] == "abc123" and manifest["metrics"] == {"loss": 0.25}
     assert manifest["config"] == {**asdict(CONFIG), "patch_size": [1, 2, 2]}
+    assert manifest["row_quantization_error"] == row_quantization_error(model.state_dict())
     data = saved.read_bytes()
     assert manifest["bytes"] == len(data) and manifest["sha256"] == hashlib.sha256(data).hexdigest()
     stored = load_file(saved)

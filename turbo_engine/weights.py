@@ -116,10 +116,11 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], *, role: st
         if not all(torch.isfinite(stored[k].float()).all() for k in (key, key + SCALE_SUFFIX) if k in stored):
             raise WeightsError(f"{path.name} {key}: expected values that fit float16, found NaN, infinity or beyond 65,504; "
                                "the training run diverged")
-    data = save({k: v.contiguous() for k, v in stored.items()}, metadata={"role": role, "format": str(FORMAT)})
+    data = save({k: v.contiguous() for k, v in stored.items()}, metadata={"role": role})     # one key: several come out in any order
     manifest = {
         "role": role, "format": FORMAT, "file": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(),
         "commit": commit, "config": config, "metrics": metrics,
+        "row_quantization_error": row_quantization_error(state_dict) if rows_8bit else None,
         "tensors": {k: {"shape": list(v.shape), "dtype": _DTYPES[v.dtype]} for k, v in sorted(stored.items())},
     }
     text = json.dumps(manifest, indent=1).encode()          # before any file is touched: config must be JSON-ready
@@ -203,7 +204,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: expected a weights file, found none; restore it, or train it "
-                           "(python -m turbo_engine.distill)") from error
+                           "(turbo_engine/distill)") from error
     except IsADirectoryError as error:
         raise WeightsError(f"{path}: expected a weights file, found a folder; name the .safetensors file") from error
     except OSError as error:
