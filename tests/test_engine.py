@@ -313,7 +313,7 @@ def test_velocity_to_estimate():
 
 def test_text_is_embedded_once_per_prompt_and_network(network):
     asked = []
-    cache = ContextCache(lambda prompt: asked.append(prompt) or torch.full((1, 16, 384), float(len(prompt))), size=2)
+    cache = ContextCache(lambda prompt: asked.append(prompt) or torch.full((1, 16, 384), 1.0 + len(prompt)), size=2)
     first = cache.get("student", network, "one")
     assert cache.get("student", network, "one") is first and asked == ["one"]
     assert cache.get("teacher", network, "one") is not first and asked == ["one", "one"]

@@ -199,6 +199,19 @@ print(failed)
     assert int(done.stdout) >= 11
 
 
+def test_the_old_clip_stays_until_the_rename(tmp_path, frames, monkeypatch):
+    path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"n": 1})
+    before = path.read_bytes()
+
+    def refuse(source, target):
+        assert path.read_bytes() == before and source.stat().st_size > 0
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError, match="expected a folder you may write to, found: permission denied"):
+        encode_mp4(path, frames[:5], 16, {"n": 2})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_killed_while_writing_leaves_the_old_clip(tmp_path, frames):
     """SIGKILL between the last byte and the rename: the old file still plays, only a hidden temporary is new."""
     path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"n": 1})
