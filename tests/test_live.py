@@ -6,14 +6,16 @@ import threading
 import time
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from turbo_engine.errors import RequestError, WeightsError
 from turbo_engine.fake import FakeEngine
+from turbo_engine.types import Result
 from ui.clips import Clip, Clips, Edit
-from ui.handlers import describe_page, read_message
+from ui.handlers import EXAMPLES, describe_page, read_message
 from ui.live import FRAME_HEADER, FULL, FULL_ROUGH, ROUGH, TURBO, Desk, Outbox, Patience, Session
 
 OPENING = Edit(0, "a penguin", 7)
@@ -458,14 +460,27 @@ def test_outbox_takes_back_what_was_overtaken():
     asyncio.run(scenario())
 
 
+def kept(seed: int, mib: float = 1.0) -> Clip:
+    result = Result(np.zeros((1, 1, int(mib * 2**20), 1), np.uint8), np.zeros(0), 16, {}, {})
+    return Clip(Edit(1, "a robot", seed), result, [], 0.0)
+
+
 def test_clips_keep_the_last_used():
-    clips = Clips(keep=2)
-    made = [Clip(Edit(i, f"robot {i}", 0), None, [], 0.0) for i in range(3)]
-    clips.add(made[0])
-    clips.add(made[1])
-    assert clips.find(Edit(9, " robot  0 ", 0)) is made[0]
-    clips.add(made[2])
-    assert clips.get(made[1].id) is None and clips.get(made[0].id) is made[0] and clips.get("../../etc/passwd") is None
+    clips = Clips(keep_mib=2)
+    first, second, third = (kept(seed) for seed in range(3))
+    clips.add(first)
+    clips.add(second)
+    assert clips.find(Edit(9, " a  robot ", 0)) is first        # used now, so the second is the oldest
+    clips.add(third)
+    assert [clips.get(clip.id) for clip in (first, second, third)] == [first, None, third]
+    assert clips.get("../../etc/passwd") is None and clips.find(Edit(9, "a robot", 1)) is None
+    clips.add(again := kept(2))
+    assert clips.get(third.id) is None and clips.find(third.edit) is again and clips.get(first.id) is first
+    clips.add(large := kept(9, mib=50))
+    assert clips.get(large.id) is large and clips.get(again.id) is None
+    clips.add(kept(10))
+    clips.add(kept(11))
+    assert clips.get(large.id) is None and clips.find(Edit(1, "a robot", 10))    # its room is free again
 
 
 @pytest.mark.parametrize("prompt, name", [
@@ -502,6 +517,13 @@ def test_messages_become_edits():
             read_message(json.dumps(broken))
     with pytest.raises(ValueError, match="shorten"):
         read_message("x" * 50_000)
+
+
+def test_the_examples_are_made_of_taught_words():
+    engine = FakeEngine()
+    for example in EXAMPLES:
+        assert engine.check_prompt(example).unknown_words == (), example
+    assert engine.check_prompt("a fox spinning in a snowy field").unknown_words     # what an example must not be
 
 
 def test_every_motion_of_the_world_can_be_put_into_a_prompt():

@@ -46,6 +46,10 @@ class Clip:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
 
     @property
+    def nbytes(self) -> int:
+        return self.result.frames.nbytes + self.result.latent.nbytes + sum(map(len, self.jpegs))
+
+    @property
     def file_name(self) -> str:
         """Made by us from letters and digits only, whatever the prompt holds."""
         words = re.sub(r"[^a-z0-9]+", "-", self.edit.words.lower()).strip("-")[:48].strip("-")
@@ -53,23 +57,28 @@ class Clip:
 
 
 class Clips:
-    """The last `keep` clips by use; a pocket clip is 6.5 MB of frames and 0.3 MB of JPEGs. Safe from any thread."""
+    """The clips used last, as many as fit in `keep_mib` of frames and JPEGs; a pocket clip takes 6.5. Safe from any thread."""
 
-    def __init__(self, keep: int = 40):
-        self._keep = keep
+    def __init__(self, keep_mib: float = 400.0):
+        self._room = int(keep_mib * 2**20)
         self._lock = threading.Lock()
         self._by_key: OrderedDict[tuple, Clip] = OrderedDict()
         self._by_id: dict[str, Clip] = {}
 
     def add(self, clip: Clip) -> None:
+        """Keep a clip; whatever its size, the newest is kept."""
         with self._lock:
             if old := self._by_key.pop(clip.edit.key, None):
-                del self._by_id[old.id]
+                self._forget(old)
             self._by_key[clip.edit.key] = clip
             self._by_id[clip.id] = clip
-            while len(self._by_key) > self._keep:
-                _, oldest = self._by_key.popitem(last=False)
-                del self._by_id[oldest.id]
+            self._room -= clip.nbytes
+            while self._room < 0 and len(self._by_key) > 1:
+                self._forget(self._by_key.popitem(last=False)[1])
+
+    def _forget(self, clip: Clip) -> None:
+        del self._by_id[clip.id]
+        self._room += clip.nbytes
 
     def find(self, edit: Edit) -> Clip | None:
         """The clip of an edit made before, which then counts as used."""

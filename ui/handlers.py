@@ -26,12 +26,12 @@ log = logging.getLogger("rushes.live")
 
 OPENING = Edit(0, "a penguin bouncing on a beach at sunset, camera zooms in", 7)
 EXAMPLES = (
-    "a penguin bouncing on a beach at sunset, camera zooms in",
-    "a fox spinning in a snowy field",
-    "a rocket flying to the right in space",
+    OPENING.prompt,
     "an octopus dancing underwater",
-    "a red car driving left in the city at night",
+    "a rocket flying to the right in space",
+    "a snowman doing a backflip in the snow",
     "a T-Rex jumping near an erupting volcano",
+    "a robot spinning on a theatre stage",
 )
 MAX_MESSAGE_CHARS = 40_000
 MAX_SEED = 2**32 - 1

@@ -181,7 +181,7 @@ class Desk:
                 return self._send_finished(session, edit, known, remembered=True)
             session.waiting = edit
             if self._rendering is not None:
-                session.post({"type": "paused", "generation": edit.generation})
+                session.post({"type": "paused", "generation": edit.generation, "own": self._rendering is session})
             self._changed.notify()
 
     def render(self, session: Session, edit: Edit) -> None:
@@ -245,10 +245,7 @@ class Desk:
         return None
 
     def _run(self, session: Session | None, edit: Edit) -> None:
-        report = self._report(edit)
-        if session is not None:
-            session.post({"type": "words", "generation": edit.generation, "mode": edit.mode, **report})
-        started, first_picture_s, result = time.monotonic(), None, None
+        started, first_picture_s, result, report = time.monotonic(), None, None, None
         with contextlib.closing(self._engine.generate(edit.request())) as events:
             for event in events:
                 if isinstance(event, Result):
@@ -257,13 +254,14 @@ class Desk:
                 if isinstance(event, Preview) and session is not None:
                     self._show_rough(session, edit, event)
                     first_picture_s = first_picture_s or time.monotonic() - started
+                    report = report or self._report(session, edit)      # the picture comes first
                 if isinstance(event, Progress) and session is not None:
                     self._show_progress(session, edit, event)
                 if self._is_dropped(session, edit, event, started):
                     if session is not None:
                         session.post({"type": "dropped", "generation": edit.generation, "mode": edit.mode})
                     return
-        self._finish(session, edit, result, report, started, first_picture_s)
+        self._finish(session, edit, result, report or self._report(session, edit), started, first_picture_s)
 
     def _is_dropped(self, session: Session | None, edit: Edit, event, started: float) -> bool:
         with self._changed:
@@ -302,7 +300,7 @@ class Desk:
             session.patience.picture_landed(time.monotonic())
         session.post_clip(header, ROUGH, jpegs)
 
-    def _finish(self, session, edit: Edit, result: Result, report: dict, started: float, first_picture_s: float | None) -> None:
+    def _finish(self, session, edit: Edit, result: Result, report, started: float, first_picture_s: float | None) -> None:
         encode_from = time.monotonic()
         jpegs = encode_jpeg(result.frames, JPEG_QUALITY)
         now = time.monotonic()
@@ -325,7 +323,7 @@ class Desk:
 
     def _send_finished(self, session: Session, edit: Edit, clip: Clip, *, remembered: bool = False) -> None:
         if remembered and clip.report is not None:
-            session.post({"type": "words", "generation": edit.generation, "mode": edit.mode, **clip.report})
+            session.post({"type": "words", "generation": edit.generation, **clip.report})
         session.post_clip({
             "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed, "id": clip.id,
             "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s}, "recipe": clip.result.recipe,
@@ -342,16 +340,18 @@ class Desk:
                 session.final = None
         session.post({"type": "error", "generation": edit.generation, "mode": edit.mode, "message": message})
 
-    def _report(self, edit: Edit) -> dict:
-        """What the model makes of the words, JSON-ready. An impossible prompt is the request's error to raise, not the report's."""
-        try:
-            report = self._engine.check_prompt(edit.words)
-        except TurboError:
-            return {"unknown": [], "suggestions": [], "truncated": False, "notes": []}
-        return {
-            "unknown": list(report.unknown_words), "suggestions": report.suggestions, "truncated": report.truncated,
-            "notes": list(report.notes),
+    def _report(self, session: Session | None, edit: Edit) -> dict | None:
+        """Tell the page what the model makes of the words of a live edit. Returns: that, JSON-ready."""
+        if edit.mode == "full":
+            return None
+        found = self._engine.check_prompt(edit.words)
+        report = {
+            "unknown": list(found.unknown_words), "suggestions": found.suggestions, "truncated": found.truncated,
+            "notes": list(found.notes),
         }
+        if session is not None:
+            session.post({"type": "words", "generation": edit.generation, **report})
+        return report
 
     def _turn(self, state: str, message: str, about: dict) -> None:
         with self._changed:

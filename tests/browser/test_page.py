@@ -278,7 +278,7 @@ def test_known_words_swap_into_the_shot(fake_desk):
 
     assert pick("subjects", "octopus") == OPENING.replace("a penguin", "an octopus")
     assert pick("cameras", "pan left") == "an octopus bouncing on a beach at sunset, the camera pans left"
-    assert pick("motions", "spin") == "an octopus spinning on a beach at sunset, the camera pans left"
+    assert pick("motions", "spinning") == "an octopus spinning on a beach at sunset, the camera pans left"
     assert pick("scenes", "underwater") == "an octopus spinning underwater, the camera pans left"
     fake_desk.settle("an octopus spinning underwater, the camera pans left")
 
@@ -336,7 +336,7 @@ def test_the_page_fits(page, fake_app, width, height):
     desk.choose_full_steps(10)
     desk.render_full()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if width > 900:
+    if width > 820:
         assert page.evaluate("document.documentElement.scrollHeight") <= height
     right = page.evaluate("Math.max(...[...document.querySelectorAll('.desk :is(button, input, textarea, canvas, a)')]"
                           ".filter((e) => e.checkVisibility() && !e.closest('.examples')).map((e) => e.getBoundingClientRect().right))")

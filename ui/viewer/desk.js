@@ -50,7 +50,8 @@ class Desk {
 
   /** Send what the controls say now. at: when the person acted, for the times at the foot of the page. */
   ask(at = performance.now()) {
-    const edit = { ...this.wish(), generation: ++this.generation, at };
+    const loading = this.desk.dataset.engine !== "ready";       // the wait for the model is not the edit's
+    const edit = { ...this.wish(), generation: ++this.generation, at: loading ? undefined : at };
     this.asked = edit;
     this.edits.set(edit.generation, edit);
     this.desk.dataset.asked = edit.generation;
@@ -123,7 +124,7 @@ class Desk {
     else if (type === "progress") this.progress(message);
     else if (type === "clip") this.clipComes(message);
     else if (type === "same") this.same(message);
-    else if (type === "paused") this.say("Live preview waits for the full render. Your last edit is next; Cancel brings it now.");
+    else if (type === "paused") this.say(`Live preview waits for the full render${message.own ? "; Cancel brings your last edit now." : " of another page."}`);
     else if (type === "cancelled" && this.isFinal(message)) this.finalEnded("Full render cancelled.");
     else if (type === "error") this.failed(message);
   }
@@ -228,7 +229,6 @@ class Desk {
     if (edit) {
       edit.whole = true;
       edit.wholeMs = performance.now() - edit.at;
-      this.lastTimes = edit;
     }
     for (const generation of this.edits.keys()) if (generation < clip.generation) this.edits.delete(generation);
     this.settle();
@@ -237,7 +237,7 @@ class Desk {
 
   pictureTimes(clip) {
     const edit = this.edits.get(clip.generation);
-    if (edit && edit.firstMs === undefined) edit.firstMs = performance.now() - edit.at;
+    if (edit?.at !== undefined && edit.firstMs === undefined) edit.firstMs = performance.now() - edit.at;
   }
 
   sideFacts(side, clip) {
@@ -376,7 +376,6 @@ class Desk {
   /** Half a word is always unknown: what to say about the words waits for a pause in the typing. */
   showWords(report) {
     clearTimeout(this.wordsTimer);
-    if (report.mode === "full") return;
     const calm = !report.unknown.length && !report.truncated;
     this.wordsTimer = setTimeout(() => this.current(report.generation) && this.fillWords(report), calm ? 0 : WORDS_PAUSE_MS);
   }
@@ -404,21 +403,22 @@ class Desk {
     const device = about.device_name && about.device_name !== about.device ? `${about.device} (${about.device_name})` : about.device;
     const pairs = [
       ["model", about.preset], ["sampler", this.$(".sampler").value || about.samplers?.turbo], ["precision", about.precision],
-      ["device", device], ["kernels", (about.kernels ?? []).join("; ")], ["weights", about.weights?.student?.slice(0, 8)],
+      ["device", device], ["weights", about.weights?.student?.slice(0, 8)], ["kernels", (about.kernels ?? []).join("; ")],
     ];
     fill(this.$(".running"), pairs.filter(([, value]) => value));
     this.about = about;
   }
 
   showTimes(header) {
-    const pairs = STAGES.filter(([key]) => header.stage_s[key] !== undefined).map(([key, name]) => [name, seconds(header.stage_s[key])]);
+    const pairs = [];
     const edit = this.edits.get(header.generation);
     if (edit?.firstMs !== undefined) {
-      pairs.push(["keystroke to picture", seconds(edit.firstMs / 1000)], ["to whole clip", seconds(edit.wholeMs / 1000)]);
+      pairs.push(["keystroke to picture", seconds(edit.firstMs / 1000)], ["whole clip", seconds(edit.wholeMs / 1000)]);
       this.desk.dataset.firstMs = Math.round(edit.firstMs);
       this.desk.dataset.wholeMs = Math.round(edit.wholeMs);
     }
-    if (header.remembered) pairs.push(["", "made earlier"]);
+    for (const [key, name] of STAGES) if (header.stage_s[key] !== undefined) pairs.push([name, seconds(header.stage_s[key])]);
+    if (header.remembered) pairs.push(["", "(made earlier)"]);
     fill(this.$(".times"), pairs);
     if (this.about) this.showRunning({ ...this.about, samplers: { turbo: header.recipe.sampler } });
   }
@@ -453,7 +453,8 @@ class Desk {
       const box = element("div", { className: "world-group" }, "");
       box.append(element("h3", {}, group));
       for (const item of world[group]) {
-        const chip = element("button", { type: "button", className: "chip", title: item.phrases.slice(0, 8).join(", ") }, item.name);
+        const chip = element("button", { type: "button", className: "chip", title: item.phrases.slice(0, 8).join(", ") },
+          group === "motions" ? item.insert : item.name);
         chip.addEventListener("click", () => this.setPrompt(put(this.$(".prompt").value, world, group, item)));
         box.append(chip);
       }
