@@ -32,6 +32,7 @@ num_layers = 2
 ffn_dim = 96
 in_channels = 8
 out_channels = 8
+prediction = "x0"
 patch_size = [1, 2, 2]
 text_dim = 384
 text_len = 16

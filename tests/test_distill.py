@@ -13,7 +13,7 @@ from turbo_engine.models.config import DiTConfig, VAEConfig
 from turbo_engine.models.dit import DiT, plain_attention
 from turbo_engine.models.vae import VAE
 
-TINY = DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, in_channels=4, out_channels=4, patch_size=(1, 2, 2),
+TINY = DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
                  text_dim=8, text_len=5, freq_dim=32, rope_theta=100.0, eps=1e-6)
 
 

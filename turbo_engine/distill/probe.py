@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.training import EMA, Run, arguments, trapezoid
+from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import ClipSpec, World, load_world, sample_specs
 from turbo_engine.models.vae import ResidualBlock
 
@@ -139,7 +139,7 @@ def main() -> None:
     from turbo_engine.weights import save_weights
 
     args = arguments("probe", 120).parse_args()
-    run, world = Run("probe", args.out, args.seconds, args.seed, args.tiny), load_world()
+    run, world = open_run("probe", args), load_world()
     probe = new_probe(world).to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(probe)
     compositor = Compositor(world, run.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_ring
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
-from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, trapezoid
+from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.models.dit import DiT, fused_attention, plain_attention
 from turbo_engine.schedule import rcm_times
 
@@ -149,7 +149,7 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
     while (progress := run.progress()) < 1:
         if run.due(progress, 3):
             save(ema.module, step)
-        if step % 2 == 0:
+        if step % 4 == 0:
             ring.refresh()
         factor = trapezoid(progress, decay_from=0.5)
         latent, share, text = ring.draw(batch)
@@ -201,7 +201,7 @@ def main() -> None:
     add_model_options(parser)
     parser.add_argument("--resume", action="store_true", help="start from the student in --weights instead of the teacher")
     args = parser.parse_args()
-    run, preset = Run("rcm", args.out, args.seconds, args.seed, args.tiny), pocket_preset()
+    run, preset = open_run("rcm", args), pocket_preset()
     if args.tiny:
         teacher, student, fake = (DiT(preset.dit).init_weights() for _ in range(3))
     else:
@@ -221,7 +221,7 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, teacher, student, fake, ring, batch=2 if args.tiny else args.batch, fill=8 if args.tiny else 4_096,
+    train(run, teacher, student, fake, ring, batch=2 if args.tiny else args.batch, fill=8 if args.tiny else 2_048,
           guidance_scale=preset.full.guidance_scale, save=save)
     run.barrier()
     run.close()

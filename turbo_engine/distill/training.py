@@ -22,10 +22,11 @@ class Run:
     `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step.
     """
 
-    def __init__(self, stage: str, out: Path, budget_s: float, seed: int = 0, tiny: bool = False):
+    def __init__(self, stage: str, out: Path, budget_s: float, *, seed: int = 0, tiny: bool = False, eager: bool = False):
         self.stage, self.out, self.budget_s, self.tiny = stage, out, budget_s, tiny
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.cuda = torch.cuda.is_available()
+        self.compile = self.cuda and not eager
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if self.cuda else "cpu")
         if self.cuda:
             torch.cuda.set_device(self.device)
@@ -125,8 +126,13 @@ def arguments(stage: str, budget_s: float) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=budget_s, help="wall-clock budget of the training loop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=Path("presets/pocket"), help="folder of the weights to start from")
+    parser.add_argument("--eager", action="store_true", help="do not compile: short runs are over before it pays")
     parser.add_argument("--tiny", action="store_true", help="small model and pictures, for a smoke test on a CPU")
     return parser
+
+
+def open_run(stage: str, args: argparse.Namespace) -> Run:
+    return Run(stage, args.out, args.seconds, seed=args.seed, tiny=args.tiny, eager=args.eager)
 
 
 class EMA:

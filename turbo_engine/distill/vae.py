@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.training import EMA, Run, arguments, trapezoid
+from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import World, load_world, sample_specs
 from turbo_engine.models.vae import VAE, VAEConfig
 
@@ -119,7 +119,7 @@ def train(run: Run, vae: VAE, pool: CropPool, *, batch: int) -> tuple[EMA, int]:
     parameters = [p for p in vae.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=run.cuda)
     encoder, decoder = vae.encoder, vae.decoder
-    if run.cuda:
+    if run.compile:
         encoder, decoder = torch.compile(encoder, dynamic=False), torch.compile(decoder, dynamic=False)
     ema, step = EMA(vae, 0.9985), 0
     run.start_clock()
@@ -157,7 +157,7 @@ def main() -> None:
     parser = arguments("vae", 420)
     parser.add_argument("--resume", action="store_true", help="start from the weights in --weights")
     args = parser.parse_args()
-    run, world = Run("vae", args.out, args.seconds, args.seed, args.tiny), load_world()
+    run, world = open_run("vae", args), load_world()
     config = VAEConfig(16, (16, 32, 64), (64, 32, 16), (1, 1, 1)) if args.tiny else pocket_preset().vae
     size = 64 if args.tiny else 256
     vae = VAE(config).init_weights()

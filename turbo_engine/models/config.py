@@ -2,9 +2,17 @@
 from dataclasses import dataclass
 
 
+PREDICTIONS = ("velocity", "x0")
+
+
 @dataclass(frozen=True)
 class DiTConfig:
-    """The numbers that make one diffusion transformer. Sizes in channels unless said otherwise."""
+    """The numbers that make one diffusion transformer. Sizes in channels unless said otherwise.
+
+    prediction: what the last layer's output means, "velocity" (Wan) or "x0". A narrow network whose patches have nearly as
+    many values as it has channels cannot carry their noise to its output, which a velocity needs, but can carry the clip
+    (Li & He 2025, arXiv:2511.13720); callers get a velocity either way.
+    """
 
     dim: int
     num_heads: int
@@ -12,6 +20,7 @@ class DiTConfig:
     ffn_dim: int
     in_channels: int
     out_channels: int
+    prediction: str
     patch_size: tuple[int, int, int]
     text_dim: int
     text_len: int
@@ -20,6 +29,8 @@ class DiTConfig:
     eps: float
 
     def __post_init__(self):
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction: expected one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         if self.dim % self.num_heads or self.head_dim % 2:
             raise ValueError(f"dim: expected an even multiple of num_heads = {self.num_heads}, got {self.dim}")
 

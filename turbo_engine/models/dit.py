@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from turbo_engine.models.config import DiTConfig
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+SMALLEST_TIME = 0.05
+"""Below this t a velocity is made from an x0 estimate as if at this t: 1 / t would make training there all that counts."""
 TextContext = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values of one prompt, a pair [B, H, S, D] per block; the same at every step."""
 
@@ -186,7 +188,11 @@ class DiT(nn.Module):
         x, rope = widen(self.patch_embedding(tokens)), self.rope(grid, latent.device)
         for block, pair in zip(self.blocks, context):
             x = block(x, modulation, pair, rope, attention)
-        return unpatchify(widen(self.head(x, time)), grid, self.config.patch_size)
+        output = unpatchify(widen(self.head(x, time)), grid, self.config.patch_size)
+        if self.config.prediction == "velocity":
+            return output
+        t = (widen(timestep) / 1000).clamp(min=SMALLEST_TIME).view(-1, 1, 1, 1, 1)
+        return (latent - output) / t
 
     @torch.no_grad()
     def init_weights(self, gate: float = 0.4) -> "DiT":
