@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="app.py", description="Rushes: type a prompt, watch the clip.")
     parser.add_argument("--preset", default="pocket", help="which model (default: pocket)")
     parser.add_argument("--port", type=int, help=f"port on {HOST} (default: {PORT}, or the next free one; 0: any)")
-    parser.add_argument("--data-dir", type=Path, help="where this app keeps its files (default: the user's data folder)")
+    parser.add_argument("--data-dir", type=Path, help="folder for this app's files (default: the user's data folder)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
     flags = parser.parse_args(argv)
 
@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser)
 
 
-def serve(make_engine: Callable[[], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool) -> int:
+def serve(
+    make_engine: Callable[[], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool
+) -> int:
     """Run the app until Ctrl-C; returns the exit code. make_engine is called on the worker thread."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
@@ -54,7 +56,9 @@ def serve(make_engine: Callable[[], object], preset, *, port: int | None, data_d
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}/"
     # Gradio reads these at import.
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(data_dir / "gradio"))
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(data_dir / "gradio")
+    )
 
     from ui.handlers import OPENING, add_routes
     from ui.live import Desk
@@ -105,7 +109,8 @@ def _listen(port: int | None) -> socket.socket:
         else:
             return listener
     if port is None:
-        raise OSError(f"port: expected a free one from {PORT} to {PORT + PORTS_TRIED - 1}, all are taken; name one with --port")
+        last = PORT + PORTS_TRIED - 1
+        raise OSError(f"port: expected a free one from {PORT} to {last}, all are taken; name one with --port")
     if isinstance(reason, OverflowError):
         raise OSError(f"port: expected 0 to 65535, got {port}")
     raise OSError(f"port: {port} cannot be used ({reason.strerror}); choose another with --port, or leave --port out")
@@ -122,7 +127,8 @@ def _data_folder(path: Path | None) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(f"data-dir: {path} cannot be written ({error.strerror}); choose another with --data-dir") from error
+        raise OSError(f"data-dir: {path} cannot be written ({error.strerror}); choose another with --data-dir"
+                      ) from error
     return path.resolve()
 
 

@@ -1,4 +1,4 @@
-"""The clips of this sitting, in memory: what was asked, the lossless frames, their JPEGs, and an opaque id to save them by."""
+"""The clips of this sitting, in memory: what was asked, lossless frames, JPEGs, and an opaque id to save them by."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Clip:
-    """A finished clip. jpegs: what the player shows; result.frames: what a saved file is made from; report: about its words."""
+    """A finished clip. jpegs: what the player shows; result.frames: what a file is made from; report: on its words."""
 
     edit: Edit
     result: Result
@@ -57,7 +57,7 @@ class Clip:
 
 
 class Clips:
-    """The clips used last, as many as fit in `keep_mib` of frames and JPEGs; a pocket clip takes 6.5. Safe from any thread."""
+    """The clips used last, as many as fit in `keep_mib`; a pocket clip takes 6.5. Safe from any thread."""
 
     def __init__(self, keep_mib: float = 400.0):
         self._room = int(keep_mib * 2**20)

@@ -1,8 +1,8 @@
 """Who may talk to the desk: the person at this machine, through a page this app served. HTTP and WebSocket, outermost.
 
-Being on localhost is no wall: any web page the user opens can send requests to a local port, and a rebound DNS name makes them
-look local. Gradio's CORS layer only withholds a header and never refuses (measured: specs/reliability.md, section 1), so this
-guard stands before every route, Gradio's own included, and refuses on four grounds:
+Being on localhost is no wall: any web page the user opens can send requests to a local port, and a rebound DNS name
+makes them look local. Gradio's CORS layer only withholds a header and never refuses (the control in tests/test_guard.py
+shows it), so this guard stands before every route, Gradio's own included, and refuses on four grounds:
 
 - Host is not exactly one of this server's own names;
 - Origin is present and is not this server (`null` is not);
@@ -110,14 +110,14 @@ class Guard:
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 refused = True
-                log.warning("refused %s %r: a body over %d bytes", scope["method"], scope["path"][:80], self._max_body_bytes)
+                log.warning("refused %s %r: a body too large", scope["method"], scope["path"][:80])
                 return {"type": "http.disconnect"}
             return message
 
         async def dressed_send(message):
             nonlocal started
             if refused:
-                return                                          # the app may still answer a request that is already refused
+                return                                  # the app may still answer a request that is already refused
             if message["type"] == "http.response.start":
                 started = True
                 ours = {name for name, _ in self._headers}

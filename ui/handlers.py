@@ -58,7 +58,7 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
 
     @app.get("/rt/clip/{clip_id}.mp4")
     def clip(clip_id: str):
-        """The clip as MP4, made from its lossless frames, recipe inside. An unknown id is a 404, whatever it looks like."""
+        """The clip as MP4, made from its lossless frames, recipe inside. An unknown id of any kind is a 404."""
         found = desk.clips.get(clip_id)
         if found is None:
             raise HTTPException(404, "This clip is no longer kept; render it again.")
@@ -113,9 +113,10 @@ def _obey(desk: Desk, session: Session, text: str) -> None:
 
 
 def read_message(text: str) -> tuple[str, Edit | None]:
-    """JSON of the page -> (op, edit). Raises: ValueError in plain words. What the engine accepts is the engine's to say."""
+    """JSON of the page -> (op, edit). Raises: ValueError in plain words. What can be rendered is the engine's to say."""
     if len(text) > MAX_MESSAGE_CHARS:
-        raise ValueError(f"message: expected at most {MAX_MESSAGE_CHARS:,} characters, got {len(text):,}; shorten the prompt")
+        raise ValueError(f"message: expected {MAX_MESSAGE_CHARS:,} characters at most, got {len(text):,}; shorten the prompt"
+                         )
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -141,7 +142,8 @@ def read_message(text: str) -> tuple[str, Edit | None]:
 def _whole(message: dict, key: str) -> int:
     value = message.get(key)
     if type(value) is not int or not 0 <= value <= MAX_SEED:
-        raise ValueError(f"{key}: expected a whole number from 0 to {MAX_SEED:,}, got {str(value)[:40]!r}; mend it or reload the page")
+        got = str(value)[:40]
+        raise ValueError(f"{key}: expected a whole number from 0 to {MAX_SEED:,}, got {got!r}; mend it or reload the page")
     return value
 
 
@@ -155,7 +157,9 @@ def describe_page(preset: Preset) -> dict:
             "num_steps": preset.turbo.num_steps, "max_steps": preset.turbo.max_steps, "sampler": preset.turbo.sampler,
             "samplers": list(TURBO_SAMPLERS),
         },
-        "full": {"num_steps": preset.full.num_steps, "max_steps": preset.full.max_steps, "sampler": preset.full.sampler},
+        "full": {
+            "num_steps": preset.full.num_steps, "max_steps": preset.full.max_steps, "sampler": preset.full.sampler,
+        },
         "opening": {"prompt": OPENING.prompt, "seed": OPENING.seed},
         "examples": list(EXAMPLES),
         "world": _world(preset),
@@ -163,7 +167,7 @@ def describe_page(preset: Preset) -> dict:
 
 
 def _world(preset: Preset) -> dict | None:
-    """The taught words by group: name, the phrase to insert, and every phrase that means the same; None without a vocabulary."""
+    """The taught words by group: name, phrase to insert, every phrase of that meaning. None without a vocabulary."""
     if not preset.text.vocabulary:
         return None
     from turbo_engine.distill.world import load_world
@@ -177,7 +181,8 @@ def _world(preset: Preset) -> dict | None:
         "subjects": [{"name": s.name, "insert": s.name, "phrases": [s.name, *s.also]} for s in world.subjects],
         "scenes": [{"name": s.name, "insert": s.phrases[0], "phrases": list(s.phrases)} for s in world.scenes],
         "motions": [
-            {"name": m.name, "insert": m.phrases[0].format(verb="moving"), "phrases": with_verbs(m.phrases)} for m in world.motions
+            {"name": m.name, "insert": m.phrases[0].format(verb="moving"), "phrases": with_verbs(m.phrases)}
+            for m in world.motions
         ],
         "cameras": [{"name": c.name, "insert": c.phrases[0], "phrases": list(c.phrases)} for c in world.cameras],
     }

@@ -1,9 +1,9 @@
 """The live desk: edits in, moving pictures out. One engine, one worker thread, any number of open pages.
 
-Each page has a mailbox of one: a newer edit takes the place of a waiting one. A running preview is dropped for a newer edit only
-when `Patience` says so. A full render waits until no preview is wanted, then has the engine to itself; edits made meanwhile wait
-and the page says so. The worker never touches a socket and the event loop never touches the engine: between them stands an
-`Outbox` per page.
+Each page has a mailbox of one: a newer edit takes the place of a waiting one. A running preview is dropped for a newer
+edit only when `Patience` says so. A full render waits until no preview is wanted, then has the engine to itself; edits
+made meanwhile wait and the page says so. The worker never touches a socket and the event loop never touches the engine:
+between them stands an `Outbox` per page.
 
 On the wire, engine to page: JSON text, and per picture one binary message,
 generation u32 | kind u8 (ROUGH, TURBO, FULL, FULL_ROUGH) | index u16 | total u16 | JPEG, big-endian.
@@ -37,9 +37,9 @@ JPEG_QUALITY = 90
 class Patience:
     """When to drop a running preview for a newer edit.
 
-    Always dropping starves the screen while someone types, never dropping lags behind (simulated in specs/ui.md, section 5). So: drop
-    while less than half is done, and only if a picture came recently enough that the next one still makes `gap_s`. The two
-    times adapt to the engine: moving averages of what first pictures and whole clips took.
+    Always dropping starves the screen while someone types, never dropping lags behind. So: drop while less than half is
+    done, and only if a picture came recently enough that the next one still makes `gap_s`. The two times adapt to the
+    engine: moving averages of what first pictures and whole clips took.
     """
 
     gap_s = 1.0             # a new picture about this often while typing, if the engine can
@@ -75,7 +75,7 @@ class Patience:
 class Outbox:
     """What still has to go to one page, in order. Lives on the event loop.
 
-    Putting something with a tag takes back whatever unsent things bear the same tag: frames of an overtaken clip, old progress.
+    Putting something with a tag takes back what is unsent and bears the same tag: an overtaken clip, old progress.
     """
 
     def __init__(self):
@@ -170,7 +170,7 @@ class Desk:
             self._sessions.remove(session)
 
     def edit(self, session: Session, edit: Edit) -> None:
-        """A live edit: newest wins. The same words and settings as before cost nothing, a clip made before costs no engine time."""
+        """A live edit: newest wins. The same words and settings cost nothing, a clip made before no engine time."""
         with self._changed:
             if session.wanted is not None and session.wanted.key == edit.key:
                 return session.post({"type": "same", "generation": edit.generation, "as": session.wanted.generation})
@@ -224,7 +224,8 @@ class Desk:
                 self._failed(session, edit, str(error))
             except Exception as error:
                 log.exception("a job failed")
-                self._failed(session, edit, f"The engine stumbled on this one ({type(error).__name__}); the terminal has the details.")
+                kind = type(error).__name__
+                self._failed(session, edit, f"The engine stumbled on this one ({kind}); the terminal has the details.")
             job = self._next_job()
 
     def _next_job(self) -> tuple[Session, Edit] | None:
@@ -281,15 +282,15 @@ class Desk:
 
     def _show_progress(self, session: Session, edit: Edit, event: Progress) -> None:
         session.post({
-            "type": "progress", "generation": edit.generation, "mode": edit.mode, "stage": event.stage, "step": event.step,
-            "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
+            "type": "progress", "generation": edit.generation, "mode": edit.mode, "stage": event.stage,
+            "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
         }, tag="progress")
 
     def _show_rough(self, session: Session, edit: Edit, event: Preview) -> None:
         jpegs = encode_jpeg(event.frames, JPEG_QUALITY)
         header = {
-            "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed, "step": event.step,
-            "num_steps": event.num_steps, "fps": self.about.get("fps", 16),
+            "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed,
+            "step": event.step, "num_steps": event.num_steps, "fps": self.about.get("fps", 16),
         }
         if edit.mode == "full":
             return session.post_clip(header, FULL_ROUGH, jpegs)
@@ -300,7 +301,7 @@ class Desk:
             session.patience.picture_landed(time.monotonic())
         session.post_clip(header, ROUGH, jpegs)
 
-    def _finish(self, session, edit: Edit, result: Result, report, started: float, first_picture_s: float | None) -> None:
+    def _finish(self, session, edit: Edit, result: Result, report, started: float, first_picture_s) -> None:
         encode_from = time.monotonic()
         jpegs = encode_jpeg(result.frames, JPEG_QUALITY)
         now = time.monotonic()
@@ -326,8 +327,8 @@ class Desk:
             session.post({"type": "words", "generation": edit.generation, **clip.report})
         session.post_clip({
             "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed, "id": clip.id,
-            "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s}, "recipe": clip.result.recipe,
-            "notes": list(clip.result.notes), "remembered": remembered, "file_name": clip.file_name,
+            "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s},
+            "recipe": clip.result.recipe, "notes": list(clip.result.notes), "remembered": remembered, "file_name": clip.file_name,
         }, FULL if edit.mode == "full" else TURBO, clip.jpegs)
 
     def _failed(self, session: Session | None, edit: Edit, message: str) -> None:

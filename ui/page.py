@@ -1,7 +1,7 @@
 """The page: a Gradio shell around one static component, whose life is in `viewer/desk.js`.
 
-The template holds no `${` and no `{{`: Gradio compiles templates as JavaScript, so anything interpolated there could run. What a
-person types travels over the socket and is put in place by textContent and value only.
+The template holds no `${` and no `{{`: Gradio compiles templates as JavaScript, so anything interpolated there could
+run. What a person types travels over the socket and is put in place by textContent and value only.
 """
 
 from __future__ import annotations

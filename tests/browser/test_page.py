@@ -1,9 +1,12 @@
 """What a person does at the desk, done in a real browser."""
 
 import re
+from http.client import HTTPConnection
 
 import av
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from turbo_engine.media import read_recipe
 
@@ -208,6 +211,21 @@ def test_a_saved_clip_is_whole_and_carries_its_recipe(desk, side, tmp_path):
     assert (recipe["prompt"], recipe["seed"], recipe["mode"]) == (OPENING, 7, side)
     assert recipe["num_steps"] == (4 if side == "turbo" else 10)
     assert desk.running()["weights"] == recipe["weights"]["student"][:8]
+
+
+def test_the_running_app_refuses_strangers(fake_app):
+    """The guard stands before the real server too; tests/test_guard.py has the whole matrix."""
+    address = fake_app.url.removeprefix("http://").strip("/")
+    socket = f"ws://{address}/rt/ws"
+    with connect(socket, origin=f"http://{address}") as ours:
+        assert '"hello"' in ours.recv()
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(socket, origin="http://evil.example")
+    for headers, status in (({}, 200), ({"Host": "evil.example"}, 403), ({"Origin": "null"}, 403)):
+        line = HTTPConnection(address)
+        line.request("GET", "/", headers=headers)
+        assert line.getresponse().status == status
+        line.close()
 
 
 def test_a_clip_that_is_not_kept_is_a_plain_404(fake_desk):
