@@ -1,0 +1,140 @@
+// The panel: what a person asks for. Prompt, seed, steps, sampler; examples, taught words, and what to say about the untaught.
+
+import { chip, element, optionsInto } from "./dom.js";
+import { put, replaceWord } from "./phrases.js";
+
+const FULL_STEPS = [50, 30, 20, 10];
+const DICE = 1_000_000;
+const MAX_SEED = 2 ** 32 - 1;
+const WORDS_PAUSE_MS = 500;
+
+export class Panel {
+  /** onEdit(): the person asks for something else. touched: whether they ever did. */
+  constructor(root, { onEdit }) {
+    this.$ = (selector) => root.querySelector(selector);
+    this.touched = false;
+    this._onEdit = onEdit;
+    this._bind();
+  }
+
+  /** What the controls say now. */
+  wish() {
+    return {
+      prompt: this.$(".prompt").value,
+      seed: this._seed(),
+      num_steps: Number(this.$(".steps input:checked").value),
+      sampler: this.$(".sampler").value,
+    };
+  }
+
+  get fullSteps() {
+    return Number(this.$(".full-steps").value);
+  }
+
+  /** Menus, examples and the taught world, once the server has said what they are. */
+  fill(hello) {
+    this._preset = hello.preset;
+    for (let n = 1; n <= hello.turbo.max_steps; n += 1) {
+      const label = element("label");
+      label.append(element("input", { type: "radio", name: "rushes-steps", value: n, checked: n === hello.turbo.num_steps }),
+        element("span", {}, String(n)));
+      this.$(".steps").append(label);
+    }
+    optionsInto(this.$(".sampler"), hello.turbo.samplers, hello.turbo.sampler);
+    const full = [...new Set([hello.full.num_steps, ...FULL_STEPS])].filter((n) => n <= hello.full.max_steps);
+    optionsInto(this.$(".full-steps"), full, hello.full.num_steps);
+    this.$(".examples").append(...hello.examples.map((example) => chip(example, () => this._type(example))));
+    if (hello.world) this._fillWorld(hello.world);
+    if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
+  }
+
+  /** Put a whole shot into the controls, without asking for it. */
+  set({ prompt, seed }) {
+    this.$(".prompt").value = prompt;
+    this.$(".seed").value = seed;
+  }
+
+  reroll() {
+    this.$(".seed").value = Math.floor(Math.random() * DICE);
+    this._changed();
+  }
+
+  toggleLock() {
+    this.$(".lock").setAttribute("aria-pressed", !this._locked);
+  }
+
+  /** Half a word is always unknown: what to say about the words waits for a pause. isCurrent: whether it still matters then. */
+  showWords(report, isCurrent) {
+    clearTimeout(this._pause);
+    const calm = !report.unknown.length && !report.truncated;
+    this._pause = setTimeout(() => isCurrent() && this._fillWords(report), calm ? 0 : WORDS_PAUSE_MS);
+  }
+
+  get _locked() {
+    return this.$(".lock").getAttribute("aria-pressed") === "true";
+  }
+
+  _seed() {
+    const seed = Math.floor(Number(this.$(".seed").value));
+    return Number.isFinite(seed) ? Math.min(Math.max(seed, 0), MAX_SEED) : 0;
+  }
+
+  _type(text) {
+    this.$(".prompt").value = text;
+    this._typed();
+  }
+
+  /** The words changed: with the seed unlocked, that is a new seed too. */
+  _typed() {
+    if (this._locked) this._changed();
+    else this.reroll();
+  }
+
+  _changed() {
+    this.touched = true;
+    this._onEdit();
+  }
+
+  _bind() {
+    const prompt = this.$(".prompt"), seed = this.$(".seed");
+    prompt.addEventListener("input", (event) => {
+      if (!event.isComposing) this._typed();
+    });
+    prompt.addEventListener("compositionend", () => this._typed());
+    seed.addEventListener("input", () => this._changed());
+    seed.addEventListener("change", () => { seed.value = this._seed(); });
+    this.$(".dice").addEventListener("click", () => this.reroll());
+    this.$(".lock").addEventListener("click", () => this.toggleLock());
+    this.$(".steps").addEventListener("change", () => this._changed());
+    this.$(".sampler").addEventListener("change", () => this._changed());
+  }
+
+  _fillWorld(world) {
+    this.$(".world").hidden = false;
+    this.$(".world-note").textContent = `${this._preset} is a small model of a small world: ${world.subjects.length} subjects in `
+      + `${world.scenes.length} scenes. Click a word to put it in the shot. Other words are read, but mostly not understood.`;
+    for (const group of ["scenes", "motions", "cameras", "subjects"]) {
+      const box = element("div", { className: "world-group" });
+      box.append(element("h3", {}, group), ...world[group].map((item) => chip(
+        group === "motions" ? item.insert : item.name,
+        () => this._type(put(this.$(".prompt").value, world, group, item)),
+        { title: item.phrases.slice(0, 8).join(", ") },
+      )));
+      this.$(".world-groups").append(box);
+    }
+  }
+
+  _fillWords({ unknown, suggestions, truncated, notes }) {
+    const box = this.$(".words");
+    box.replaceChildren();
+    if (unknown.length) {
+      box.append(element("p", {}, `${this._preset} was not taught ${unknown.map((word) => `“${word}”`).join(", ")}.`));
+    }
+    for (const [word, nearest] of suggestions) {
+      const line = element("p", { className: "nearest" }, unknown.length > 1 ? `Instead of “${word}”: ` : "Nearest it knows: ");
+      line.append(...nearest.map((known) => chip(known, () => this._type(replaceWord(this.$(".prompt").value, word, known)))));
+      box.append(line);
+    }
+    if (truncated) box.append(element("p", {}, notes.at(-1) ?? "The prompt is too long; its end is left out."));
+  }
+}
