@@ -253,17 +253,17 @@ def test_code_in_a_prompt_is_text(fake_desk):
     assert page.evaluate("window.gotcha") is None and page.locator(".desk img").count() == 0
 
 
-def test_no_words_is_said_kindly_and_the_old_clip_plays_on(desk):
-    page = desk.page
-    desk.prompt.fill("")
+def test_no_words_is_said_kindly_and_the_old_clip_plays_on(fake_desk):
+    page = fake_desk.page
+    fake_desk.prompt.fill("")
     error = page.locator(".message[data-tone=error]")
     error.wait_for()
     assert "expected a few words" in error.inner_text()
-    assert desk.data("shown-prompt") == OPENING and desk.data("stale") == "true"
-    index = desk.data("index")
+    assert fake_desk.data("shown-prompt") == OPENING and fake_desk.data("stale") == "true"
+    index = fake_desk.data("index")
     page.wait_for_function("(index) => document.querySelector('.desk').dataset.index !== index", arg=index)
-    desk.prompt.fill("a robot")
-    desk.settle("a robot")
+    fake_desk.prompt.fill("a robot")
+    fake_desk.settle("a robot")
     assert page.locator(".message").inner_text() == ""
 
 
@@ -277,13 +277,13 @@ def test_engine_errors_are_one_line_of_text(fake_desk):
     fake_desk.settle("a robot")
 
 
-def test_an_unknown_word_is_named_and_a_click_mends_it(desk):
-    desk.prompt.fill("a pengin spinning")
-    desk.page.get_by_text("was not taught “pengin”").wait_for()
-    desk.page.locator(".nearest .chip", has_text="penguin").first.click()
-    assert desk.prompt.input_value() == "a penguin spinning"
-    desk.settle("a penguin spinning")
-    desk.page.wait_for_function("document.querySelector('.words').childElementCount === 0")
+def test_an_unknown_word_is_named_and_a_click_mends_it(fake_desk):
+    fake_desk.prompt.fill("a pengin spinning")
+    fake_desk.page.get_by_text("was not taught “pengin”").wait_for()
+    fake_desk.page.locator(".nearest .chip", has_text="penguin").first.click()
+    assert fake_desk.prompt.input_value() == "a penguin spinning"
+    fake_desk.settle("a penguin spinning")
+    fake_desk.page.wait_for_function("document.querySelector('.words').childElementCount === 0")
 
 
 def test_known_words_swap_into_the_shot(fake_desk):
