@@ -14,7 +14,7 @@ from .conftest import POCKET_SHIPPED, App
 from .desk import DeskPage
 
 OPENING = "a penguin bouncing on a beach at sunset, camera zooms in"
-NASTY = "${window.gotcha=1} `${window.gotcha=2}` <img src=x onerror=window.gotcha=3> {{value}} \"'&amp;</textarea>"
+NASTY = "<img src=x onerror=gotcha=3> ${window.gotcha=1} `${window.gotcha=2}` {{value}} \"'&amp;</textarea>"
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_code_in_a_prompt_is_text(fake_desk):
     fake_desk.render_full()
     fake_desk.prompt.fill("a robot")
     fake_desk.settle("a robot")
-    assert page.locator(".return").inner_text().count("${window.gotcha=1}") == 1
+    assert page.locator(".return").inner_text().count("<img src=x onerror=gotcha=3> ${window") == 1
     with page.expect_download() as download:
         page.locator(".side-turbo .save").click()
     assert download.value.suggested_filename == "rushes-a-robot-seed7-turbo.mp4"
