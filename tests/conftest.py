@@ -37,6 +37,7 @@ patch_size = [1, 2, 2]
 text_dim = 384
 text_len = 16
 freq_dim = 32
+time_max_freq = 0.02
 rope_theta = 100.0
 eps = 1e-6
 

@@ -7,6 +7,7 @@ import torch
 from turbo_engine.distill import rcm
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import latent_share
+from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.training import EMA, Optimizers, Run, trapezoid
 from turbo_engine.distill.vae import psnr, reconstruction_loss
 from turbo_engine.models.config import DiTConfig, VAEConfig
@@ -14,7 +15,7 @@ from turbo_engine.models.dit import DiT, plain_attention
 from turbo_engine.models.vae import VAE
 
 TINY = DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
-                 text_dim=8, text_len=5, freq_dim=32, rope_theta=100.0, eps=1e-6)
+                 text_dim=8, text_len=5, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
 
 
 @pytest.fixture
@@ -52,21 +53,39 @@ def test_flow_loss_falls_on_a_fixed_batch(run):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_muon_takes_the_same_steps_as_torch():
+    """Against torch.optim.Muon, whose bf16 Newton-Schulz differs in the order of its roundings only."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 24), (48, 24), (24, 24), (24, 48))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    start = [p.detach().clone() for p in ours]
+    muon = Muon(ours, lr=0.02)
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        muon.step()
+        reference.step()
+    for a, b, before in zip(ours, theirs, start):
+        assert (a - b).norm() < 0.05 * (b - before).norm()
+
+
 def test_vae_loss_falls_on_a_fixed_batch():
     torch.manual_seed(0)
-    vae = VAE(VAEConfig(8, (16, 32, 32), (32, 16, 16), (1, 1, 1))).init_weights()
-    frames = torch.rand(1, 3, 5, 32, 32)
-    frames = torch.nn.functional.avg_pool3d(frames, (1, 5, 5), 1, (0, 2, 2))
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
+    vae = VAE(VAEConfig(16, (16, 32, 32), (32, 16, 16), (1, 1, 1))).init_weights()
+    low = torch.rand(1, 3, 2, 4, 4)
+    frames = torch.nn.functional.interpolate(low, (5, 32, 32), mode="trilinear") * 2 - 1
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
     losses = []
-    for _ in range(40):
-        mean, _ = vae.encoder(frames * 2 - 1)
-        l1, gradient, flicker = reconstruction_loss(vae.decoder(mean), frames * 2 - 1, torch.ones(1, 1, 5, 32, 32))
+    for _ in range(60):
+        mean, _ = vae.encoder(frames)
+        l1, gradient, flicker = reconstruction_loss(vae.decoder(mean), frames, torch.ones(1, 1, 5, 32, 32))
         optimizer.zero_grad()
-        (l1 + gradient + flicker).backward()
+        (l1 + 0.1 * gradient + 0.1 * flicker).backward()
         optimizer.step()
         losses.append(l1.item())
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_trig_velocity_is_the_same_estimate_as_the_flow_velocity():
@@ -98,21 +117,28 @@ def test_consistency_tangent_equals_finite_differences_in_float64():
     torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-5)
 
 
+class PointMass(torch.nn.Module):
+    """The exact network of data that is always 0.7: its velocity at x_t leads there from everywhere."""
+
+    config = TINY
+
+    def __init__(self, wrong: float = 0.0):
+        super().__init__()
+        self.wrong = wrong
+
+    def forward(self, x_t, timestep, text, attention=None):
+        t = rcm.broadcast(timestep / 1000)
+        return (x_t - 0.7) / t + self.wrong * t
+
+
 def test_a_consistent_student_has_no_tangent():
-    """Point mass at c with a perfect student: F = -sin a c + cos a (x - cos a c) / sin a is its own trajectory's velocity."""
-    class PointMass(torch.nn.Module):
-        config = TINY
-
-        def forward(self, x_t, timestep, text, attention=None):
-            return (x_t - 0.7) / rcm.broadcast(timestep / 1000)
-
+    """It gives the same x0 all along the trajectory, so nothing is left to learn; one that does not, has a tangent."""
     x = torch.randn(3, 4, 3, 4, 4, dtype=torch.float64)
     angle = torch.tensor([0.3, 0.8, 1.4], dtype=torch.float64)
     velocity = rcm.trig_velocity(PointMass(), x, angle, None)
     _, tangent = rcm.consistency_tangent(PointMass(), x, angle, None, velocity, 1.0)
     assert tangent.abs().max() < 1e-9
-    # Negative control: along another direction the answer does change.
-    _, tangent = rcm.consistency_tangent(PointMass(), x, angle, None, velocity + 1, 1.0)
+    _, tangent = rcm.consistency_tangent(PointMass(wrong=0.5), x, angle, None, velocity, 1.0)
     assert tangent.abs().max() > 0.1
 
 

@@ -17,7 +17,7 @@ from turbo_engine.models.dit import (
 )
 
 CONFIG = DiTConfig(dim=48, num_heads=2, num_layers=2, ffn_dim=96, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
-                   text_dim=16, text_len=6, freq_dim=32, rope_theta=100.0, eps=1e-6)
+                   text_dim=16, text_len=6, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
 
 
 @pytest.fixture

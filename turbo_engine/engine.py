@@ -59,7 +59,9 @@ class Engine:
         preset, text = self.preset, self.preset.text
         networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in ("student", "teacher")}
         vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
-        self._weights = {role: read_manifest(preset.weights_path(role))["sha256"] for role in (*networks, "decoder")}
+        manifests = {role: read_manifest(preset.weights_path(role)) for role in (*networks, "decoder")}
+        self._weights = {role: manifest["sha256"] for role, manifest in manifests.items()}
+        self._student_method = manifests["student"]["metrics"].get("method", "")
         if self._encoder is None:
             self._encoder = MiniLM.installed(text_len=text.text_len, device=self.device, dtype=torch.float32)
         self._networks = {role: self._place(network) for role, network in networks.items()}
@@ -91,7 +93,7 @@ class Engine:
     # -- what a page shows -------------------------------------------------------------------------------------------
 
     def describe(self) -> dict:
-        """JSON-ready: what runs here. weights: SHA-256 by role, empty before `load`."""
+        """JSON-ready: what runs here. weights: SHA-256 by role, empty before `load`; student: how it was distilled."""
         cuda = self.device.type == "cuda"
         return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": str(self.device),
                 "device_name": torch.cuda.get_device_name(self.device) if cuda else f"{self.threads} CPU threads",
@@ -99,7 +101,7 @@ class Engine:
                 "kernels": self._kernels(),
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": dict(getattr(self, "_weights", {})), "loaded": bool(self._networks),
+                "weights": dict(getattr(self, "_weights", {})), "student": getattr(self, "_student_method", ""), "loaded": bool(self._networks),
                 "peak_memory_mib": self._peak_memory_mib()}
 
     def _kernels(self) -> list[str]:

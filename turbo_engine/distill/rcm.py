@@ -162,8 +162,8 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
         _, tangent = consistency_tangent(plain, x, angle, text, teacher_velocity, min(1.0, progress / TANGENT_WARMUP))
         with run.autocast():
             value = trig_velocity(student, x, angle, text)
-        # d/dF of this is -g: the usual |F - sg(F) - g|^2, written with the gradient-carrying F alone.
-        consistency = 0.5 * (value - (value.detach() + tangent)).square().mean()
+        # |F - sg(F) - g|^2 in units of x0, whose derivative by F is -sin a: near the clip F magnifies what is left of noise.
+        consistency = 0.5 * (broadcast(angle.sin()) * (value - (value.detach() + tangent))).square().mean()
 
         with run.autocast():
             generated = rollout(student, torch.randn_like(latent), text, generator).float()

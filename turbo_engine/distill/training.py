@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from turbo_engine.distill.muon import Muon
+
 
 class Run:
     """One process of a stage: rank and device, the shared clock, and the log.
@@ -168,21 +170,17 @@ class Optimizers:
         chosen = {id(p) for p in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen]
         self.parameters = matrices + others
-        self._optimizers = [
-            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=others[0].is_cuda)]
-        self._rates = [muon_lr, adam_lr]
+        self._rates = muon_lr, adam_lr
+        self._muon = Muon(matrices, lr=muon_lr)
+        self._adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=others[0].is_cuda)
 
     def zero_grad(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self._muon.zero_grad()
+        self._adam.zero_grad(set_to_none=True)
 
     def step(self, factor: float) -> None:
-        for optimizer, rate in zip(self._optimizers, self._rates):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-
-
-def clone_to(module: nn.Module, *, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(module).to(dtype).eval().requires_grad_(False)
+        self._muon.lr = self._rates[0] * factor
+        for group in self._adam.param_groups:
+            group["lr"] = self._rates[1] * factor
+        self._muon.step()
+        self._adam.step()

@@ -12,6 +12,9 @@ class DiTConfig:
     prediction: what the last layer's output means, "velocity" (Wan) or "x0". A narrow network whose patches have nearly as
     many values as it has channels cannot carry their noise to its output, which a velocity needs, but can carry the clip
     (Li & He 2025, arXiv:2511.13720); callers get a velocity either way.
+    time_max_freq: highest frequency of the time embedding, rad a timestep. Wan has 1, which turns 159 times from noise to
+    clip; a model that is to be distilled by its own time derivative wants a few turns only (Lu & Song 2024,
+    arXiv:2410.11081, section 4.1).
     """
 
     dim: int
@@ -25,6 +28,7 @@ class DiTConfig:
     text_dim: int
     text_len: int
     freq_dim: int
+    time_max_freq: float
     rope_theta: float
     eps: float
 

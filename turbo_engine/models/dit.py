@@ -158,7 +158,7 @@ class DiT(nn.Module):
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Sinusoid, cosine half first, then the time MLP. timestep [B] in [0, 1000] -> [B, C]."""
         half = self.config.freq_dim // 2
-        freqs = 10_000.0 ** (-torch.arange(half, device=timestep.device, dtype=torch.float64) / half)
+        freqs = self.config.time_max_freq * 10_000.0 ** (-torch.arange(half, device=timestep.device, dtype=torch.float64) / half)
         angle = timestep.double()[:, None] * freqs
         wave = torch.cat((angle.cos(), angle.sin()), -1).to(self.patch_embedding.weight.dtype)
         return self.time_embedding(wave)

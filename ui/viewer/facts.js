@@ -26,7 +26,7 @@ export class Facts {
     pairsInto(this.$(".running"), [
       ["model", about.preset], ["sampler", sampler], ["precision", about.precision],
       ["device", name && name !== device ? `${device} (${name})` : device],
-      ["weights", about.weights?.student?.slice(0, 8)], ["kernels", (about.kernels ?? []).join("; ")],
+      ["student", about.student], ["weights", about.weights?.student?.slice(0, 8)], ["kernels", (about.kernels ?? []).join("; ")],
     ].filter(([, value]) => value));
   }
 
