@@ -18,10 +18,10 @@ def denoised_from_velocity(latent: Tensor, velocity: Tensor, t: float) -> Tensor
 
 
 class Denoiser:
-    """One network reading one prompt.
+    """One network reading one prompt, or one prompt a clip of a batch.
 
     Args:
-        context, unconditional: `embed_text` of the prompt and of what guidance steers away from, batch 1 each.
+        context, unconditional: `embed_text` of the prompts and of what guidance steers away from, of the same batch B.
         guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice, as one
             batch of two (452 ms where two passes take 482: pocket, one core).
         integer_timesteps: condition on whole timesteps, as Wan's solver does.
@@ -40,9 +40,9 @@ class Denoiser:
 
     @torch.inference_mode()
     def __call__(self, latent: Tensor, t: float) -> Tensor:
-        """x0 estimate at x_t. latent [1, C, T, H, W], any float dtype; the same shape, dtype and device come back."""
-        x = latent.float().expand(self.passes, *latent.shape[1:])
-        timestep = torch.full((self.passes,), timestep_of(t, integer=self.integer_timesteps), device=latent.device)
+        """x0 estimate at x_t. latent [B, C, T, H, W], any float dtype; the same shape, dtype and device come back."""
+        x = latent.float().repeat(self.passes, 1, 1, 1, 1)
+        timestep = torch.full((len(x),), timestep_of(t, integer=self.integer_timesteps), device=latent.device)
         velocity = self.network(x, timestep, self.context)
         self.nfe += self.passes
         if self.passes == 2:

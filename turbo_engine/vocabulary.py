@@ -1,4 +1,5 @@
 """What a prompt says that the model was never taught, and the nearest words it was. numpy only; quick enough for every edit."""
+import random
 import re
 import unicodedata
 from collections.abc import Callable
@@ -6,15 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from turbo_engine.distill.captions import parse_caption
-from turbo_engine.distill.world import World
+from turbo_engine.distill.captions import STOP_WORDS, caption
+from turbo_engine.distill.world import ClipSpec, World
 
 Embed = Callable[[list[str]], np.ndarray]
 """Texts -> one vector each, [N, D] float32; meaning decides the angle."""
 
 _MIN_TYPO = 4                # letters; in shorter words one changed letter makes another word
-_MIN_COSINE = 0.5            # measured with all-MiniLM-L6-v2 token means: below, neighbours are noise (unicorn-horse 0.59)
+_MIN_COGNATE = 6             # the same in another language: "Pinguin" is a penguin, but "plage" is no plane
+_SENTENCE = "it looks like a {}"    # of 8 sentences the best: all-MiniLM-L6-v2 places a bare word badly (fox-television)
+_MIN_COSINE = 0.25           # to the mean over subjects; measured: invented words lie below, 1 in 10 nouns too
+_MIN_SHARE = 0.6             # of the best one's cosine
 _MAX_SUGGESTIONS = 3
+_WORD = re.compile(r"(?:[^\W_]|[\u0900-\u0e7f])+(?:['-][^\W_]+)*|[^\s\w]")       # the range: scripts that write vowels as marks
+_IRREGULAR = {"ran": "run", "flew": "fly", "flown": "fly", "swam": "swim", "drove": "drive", "driven": "drive", "spun": "spin",
+              "fell": "fall", "fallen": "fall", "grew": "grow", "grown": "grow", "shrank": "shrink", "shrunk": "shrink",
+              "stood": "stand"}
+_FOREIGN = frozenset("""
+ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum un une le la les du des dans sur avec sous et au aux
+el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
+""".split())                 # small words that English lacks; "die" and "van" are taught ones
 
 
 @dataclass(frozen=True)
@@ -38,52 +50,101 @@ class Vocabulary:
         if world is None:
             return
         self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
-        self._words = sorted(_words_of(world))
-        phrases = [(p, s.name) for s in world.subjects for p in (s.name, *s.also) if p == s.name or " " not in p]
-        self._names = [name for _, name in phrases]
-        self._vectors = None if embed is None else _unit(embed([phrase for phrase, _ in phrases]))    # [P, D]
+        self._subject = re.compile(f"(?<= )(?:{'|'.join(re.escape(phrase) for phrase, _ in world.lexicon['subject'])})(?= )")
+        self._subject_words = _words(self._owner)
+        self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
+        self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
+        self._typeable = sorted(word for word in self._subject_words | _words(_phrases_of_deeds(world)) if len(word) > 2)
+        self._names = [s.name for s in world.subjects]
+        if embed is not None:
+            self._embed_subjects()
+
+    # -- words -------------------------------------------------------------------------------------------------------
 
     def check(self, prompt: str) -> PromptReport:
         """Unknown words in order of appearance. Any text is fine here, an empty one too."""
         tokens = self.count_tokens(prompt)
         truncated = tokens > self.text_len
-        unknown = self._unknown(prompt) if self.world else ()
-        near = tuple((word, found) for word in unknown if (found := self._nearest(word)))
-        notes = [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
-        if rest := [f'"{word}"' for word in unknown if word not in dict(near)]:
-            notes.append(f"Not taught, may be ignored: {', '.join(rest)}.")
+        unknown, near, notes = self._read(prompt) if self.world else ((), (), [])
         if truncated:
             notes.append(f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out.")
         return PromptReport(unknown, near, truncated, tuple(notes))
 
-    def _unknown(self, prompt: str) -> tuple[str, ...]:
-        folded = "".join(c for c in unicodedata.normalize("NFKD", prompt) if not unicodedata.combining(c))
-        words = re.findall(r"[^\W_]+(?:['-][^\W_]+)*|[^\s\w]", folded.lower())
-        symbols = [w for w in words if not w.isascii() and (w.isalnum() or unicodedata.category(w[0]) == "So")]
-        outside = set(parse_caption(self.world, folded)["unknown"])
-        outside = {w for w in outside if any(c.isalpha() for c in w)}
-        return tuple(dict.fromkeys(w for w in words if w in outside or w in symbols))
+    def _read(self, prompt: str) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...], list[str]]:
+        words = [_fold(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).lower().replace("’", "'"))]
+        text = " " + " ".join(self._singular(word) for word in words) + " "
+        subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
+        rest = self._subject.sub(lambda phrase: "\0" + " \0" * phrase[0].count(" "), text).split(" ")[1:-1]
+        followers = dict(zip(words, rest[1:]))                          # "\0" stands for a word of a subject
+        unknown = tuple(dict.fromkeys(word for word, left in zip(words, rest) if left != "\0" and self._is_unknown(word)))
+        if unknown and _is_foreign(words):
+            near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
+            subjects += [self._owner[found[0]] for _, found in near if found[0] in self._owner]
+            return unknown, near, [self._english_only(subjects)]
+        near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
+        notes = [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
+        if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
+            notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
+        return unknown, near, notes
 
-    def _nearest(self, word: str) -> tuple[str, ...]:
+    def _is_unknown(self, word: str) -> bool:
+        if not word.isascii():
+            return word[0].isalnum() or unicodedata.category(word[0]) == "So"
+        return any(c.isalpha() for c in word) and not (self._known & {word, *_singulars(word)} or self._deeds & _deed(word))
+
+    def _singular(self, word: str) -> str:
+        """"foxes" stays; "penguins" is read as "penguin", which is taught."""
+        if word in self._subject_words:
+            return word
+        return next((one for one in _singulars(word) if one in self._subject_words), word)
+
+    def _english_only(self, subjects: list[str]) -> str:
+        world = self.world
+        chosen = [world.subject(name) for name in dict.fromkeys(subjects)][:2] or [0, len(world.subjects) // 2]
+        specs = [ClipSpec(i, i % len(world.scenes), i % len(world.motions), world.camera("still")) for i in chosen]
+        examples = [f'"{caption(world, spec, random.Random(0), canonical=True)}"' for spec in specs]
+        return f"This model reads English words only, sorry. Try: {' or '.join(examples)}."
+
+    # -- neighbours --------------------------------------------------------------------------------------------------
+
+    def _nearest(self, word: str, *, describes: bool) -> tuple[str, ...]:
+        """describes: it stands before a subject ("a purple dog"), so no subject can replace it."""
+        real = self.embed is not None and self.count_tokens(word) == 3     # one piece between the marks: no typing error
+        if not real and (found := self._spelled_like(word, _MIN_TYPO)):
+            return found
+        deed = len(word) > 5 and word.endswith(("ing", "ly")) and not word.endswith("fly")
+        if self.embed is None or describes or deed or not word.isascii():
+            return ()
         if word not in self._remembered:
             if len(self._remembered) > 10_000:
                 self._remembered.clear()
-            self._remembered[word] = self._search(word)
+            self._remembered[word] = self._meant_like(word)
         return self._remembered[word]
 
-    def _search(self, word: str) -> tuple[str, ...]:
+    def _spelled_like(self, word: str, min_letters: int) -> tuple[str, ...]:
         if not word.isascii():
             drawn = unicodedata.name(word[0], "").lower().removesuffix(" face")
             return (self._owner[drawn],) if drawn in self._owner else ()
-        real = self.embed is not None and self.count_tokens(word) == 3     # one piece between the marks: no typing error
-        if not real and len(word) >= _MIN_TYPO and (typos := [w for w in self._words if one_edit_apart(word, w)]):
-            typos.sort(key=lambda known: (known not in self._owner, known))
-            return tuple(typos[:_MAX_SUGGESTIONS])
-        if self._vectors is None or (word.endswith("ing") and len(word) > 5):    # a deed is no subject
+        if len(word) < min_letters:
             return ()
-        cosine = self._vectors @ _unit(self.embed([word]))[0]                                           # [P]
-        best = [self._names[i] for i in np.argsort(-cosine) if cosine[i] >= _MIN_COSINE]
-        return tuple(dict.fromkeys(best))[:_MAX_SUGGESTIONS]
+        typos = sorted((w for w in self._typeable if one_edit_apart(word, w)), key=lambda known: (known not in self._owner, known))
+        return tuple(typos[:_MAX_SUGGESTIONS])
+
+    def _embed_subjects(self) -> None:
+        phrases = [(phrase, i) for i, s in enumerate(self.world.subjects) for phrase in (s.name, *s.also)]
+        sentences = [_SENTENCE.format(phrase) for phrase, _ in phrases]
+        order = sorted(range(len(sentences)), key=lambda p: self.count_tokens(sentences[p]))        # alike in length: less padding
+        vectors = np.concatenate([self.embed([sentences[p] for p in order[at:at + 64]]) for at in range(0, len(order), 64)])
+        vectors = vectors[np.argsort(order)]                                                            # [P, D]
+        self._centre = vectors.mean(0)                                  # what all sentences share says nothing
+        self._vectors = _unit(vectors - self._centre)
+        self._starts = np.array([p for p, (_, i) in enumerate(phrases) if p == 0 or i != phrases[p - 1][1]])
+
+    def _meant_like(self, word: str) -> tuple[str, ...]:
+        cosine = self._vectors @ _unit(self.embed([_SENTENCE.format(word)])[0] - self._centre)          # [P]
+        likeness = (cosine[self._starts] + np.maximum.reduceat(cosine, self._starts)) / 2    # of the name and its best synonym
+        floor = max(_MIN_COSINE, _MIN_SHARE * likeness.max())
+        return tuple(self._names[i] for i in np.argsort(-likeness)[:_MAX_SUGGESTIONS] if likeness[i] >= floor)
 
 
 def one_edit_apart(a: str, b: str) -> bool:
@@ -95,11 +156,51 @@ def one_edit_apart(a: str, b: str) -> bool:
     return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
-def _words_of(world: World) -> set[str]:
-    """Every single word of the taught phrases."""
-    phrases = [p for s in world.subjects for p in (s.name, *s.also)] + [v for verbs in world.verbs.values() for v in verbs]
-    phrases += [p for kind in (world.scenes, world.motions, world.cameras) for item in kind for p in item.phrases]
-    return {word for phrase in phrases for word in re.findall(r"[a-z]+", phrase.replace("{verb}", "").lower()) if len(word) > 2}
+def _phrases_of_deeds(world: World) -> list[str]:
+    """All phrases but the subjects'."""
+    phrases = [p for kind in (world.scenes, world.motions, world.cameras) for item in kind for p in item.phrases]
+    return phrases + [*world.companion_phrases] + [v for verbs in world.verbs.values() for v in verbs]
+
+
+def _words(phrases) -> set[str]:
+    return {word for phrase in phrases for word in _WORD.findall(re.sub(r"{\w+}", "", phrase.lower()))}
+
+
+def _singulars(word: str) -> tuple[str, ...]:
+    """What a regular plural or a possessive may stand for, likelier first: "horses" -> "horse", "hors"."""
+    word = re.sub("'s?$", "", word)
+    if word.endswith("men"):
+        return (word, word[:-2] + "an")
+    if not word.endswith("s") or word.endswith("ss"):
+        return (word,)
+    if word.endswith("ies"):
+        return (word, word[:-3] + "y", word[:-1])
+    return (word, word[:-1], word[:-2]) if re.search("(s|x|z|ch|sh|o)es$", word) else (word, word[:-1])
+
+
+def _deed(word: str) -> set[str]:
+    """Verbs of which a word may be a form: "hopping", "hopped", "hops" and "hop" share "hop"."""
+    bases = {_IRREGULAR.get(word, word), *_singulars(word)}
+    for ending in ("ing", "ed"):
+        stem = word.removesuffix(ending)
+        if stem != word and re.search("[aeiouy]", stem) and len(stem) > 1:
+            bases |= {stem, stem + "e"}
+            bases |= {stem[:-1]} if stem[-1] == stem[-2] else {stem[:-1] + "y"} if stem[-1] == "i" else set()
+    return bases
+
+
+def _fold(word: str) -> str:
+    """Without accents where that leaves plain letters: "zèbre" -> "zebre"; other scripts stay."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+    return plain if plain.isascii() else word
+
+
+def _is_foreign(words: list[str]) -> bool:
+    """Whether a text is in another script, in pictures only, or has more small words of another language than English ones."""
+    letters = [c.isascii() for word in words for c in word if c.isalpha()]
+    if sum(letters) * 2 < len(letters) or not letters:
+        return True
+    return sum(w in _FOREIGN for w in words) > sum(w in STOP_WORDS for w in words)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

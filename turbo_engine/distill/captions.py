@@ -17,9 +17,12 @@ _FILLERS = (
     "a video of", "video of", "a clip of", "an animation of", "please show", "show me", "i want to see", "cartoon of",
 )
 _CUTE = ("cute", "little", "happy", "beautiful", "funny", "lovely", "adorable")
-_STOP_WORDS = frozenset("""
+STOP_WORDS = frozenset("""
 a an the of and with is are it its in on at to from near by next beside please show me i want see video clip animation cartoon
 cute little happy beautiful funny lovely adorable small big while camera shot slow then up down as very
+this that there these those some one my our your his her their he she they him them who which be being been was were has have for
+or but so just also where when over into onto across through around inside outside under below above behind between along towards
+toward during out off photo picture image movie film scene showing
 """.split())
 
 
@@ -137,7 +140,7 @@ def parse_caption(world: World, text: str) -> dict:
         hits.reverse()
     for kind, hit in zip(("subject", "companion"), hits):
         found[kind] = hit[1]
-    found["unknown"] = [word for word in re.findall(r"[a-z0-9'-]+", rest) if word not in _STOP_WORDS]
+    found["unknown"] = [word for word in re.findall(r"[a-z0-9'-]+", rest) if word not in STOP_WORDS]
     return found
 
 

@@ -77,6 +77,7 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
         ring.refresh()
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
     while (progress := run.progress()) < 1:
+        run.trace(step)
         if run.due(progress, 3):
             save(ema.module, step)
         if step % REFRESH_EVERY == 0:

@@ -60,7 +60,8 @@ def guided(model: DiT, x: Tensor, angle: Tensor, text: Tensor, guidance_scale: f
     return torch.lerp(without, with_text, guidance_scale)
 
 
-def consistency_tangent(student: DiT, x: Tensor, angle: Tensor, text: Tensor, teacher_velocity: Tensor, warmup: float) -> tuple[Tensor, Tensor]:
+def consistency_tangent(student: DiT, x: Tensor, angle: Tensor, text: Tensor, teacher_velocity: Tensor,
+                        warmup: float | Tensor) -> tuple[Tensor, Tensor]:
     """F of the student without gradient, and the direction g that its training moves F in.
 
     g = -cos^2 a (F - dx/da) - r cos a sin a (x + dF/da), normalised; dF/da is the total derivative along dx/da = the
@@ -126,16 +127,17 @@ def score_loss(generated: Tensor, teacher: DiT, fake: DiT, text: Tensor, guidanc
 
 
 def twin_of(model: DiT) -> DiT:
-    """A second module over the same parameters, for the path that must not be compiled."""
-    twin = DiT(model.config).to(next(model.parameters()).device)
-    twin.load_state_dict(dict(model.named_parameters()), assign=True)
-    return twin
+    """A second module over the same storage, without gradients, for the path that takes forward-mode derivatives."""
+    twin = DiT(model.config)
+    twin.load_state_dict({key: p.detach() for key, p in model.named_parameters()}, assign=True)
+    return twin.requires_grad_(False)
 
 
 def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, fill: int, guidance_scale: float,
           save: Callable[[DiT, int], None]) -> None:
     """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end."""
     ema, plain = EMA(student, 0.998), twin_of(student)
+    tangent_of = torch.compile(consistency_tangent, dynamic=False) if run.compile else consistency_tangent
     for model in (teacher, student, fake):
         compile_blocks(model, run)
     optimizers = Optimizers(student, muon_lr=MUON_LR, adam_lr=ADAM_LR)
@@ -147,6 +149,7 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
     while ring.count < fill:
         ring.refresh()
     while (progress := run.progress()) < 1:
+        run.trace(step)
         if run.due(progress, 3):
             save(ema.module, step)
         if step % 4 == 0:
@@ -159,7 +162,8 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
         x = broadcast(angle.cos()) * latent + broadcast(angle.sin()) * noise
         with run.autocast():
             teacher_velocity = guided(teacher, x, angle, text, guidance_scale)
-        _, tangent = consistency_tangent(plain, x, angle, text, teacher_velocity, min(1.0, progress / TANGENT_WARMUP))
+        warmup = torch.tensor(min(1.0, progress / TANGENT_WARMUP), device=run.device)
+        _, tangent = tangent_of(plain, x, angle, text, teacher_velocity, warmup)
         with run.autocast():
             value = trig_velocity(student, x, angle, text)
         # |F - sg(F) - g|^2 in units of x0, whose derivative by F is -sin a: near the clip F magnifies what is left of noise.

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from turbo_engine.distill.muon import Muon
 
+TRACED_STEPS = range(40, 48)
+
 
 class Run:
     """One process of a stage: rank and device, the shared clock, and the log.
@@ -24,7 +26,8 @@ class Run:
     `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step.
     """
 
-    def __init__(self, stage: str, out: Path, budget_s: float, *, seed: int = 0, tiny: bool = False, eager: bool = False):
+    def __init__(self, stage: str, out: Path, budget_s: float, *, seed: int = 0, tiny: bool = False, eager: bool = False,
+                 trace: bool = False):
         self.stage, self.out, self.budget_s, self.tiny = stage, out, budget_s, tiny
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.cuda = torch.cuda.is_available()
@@ -35,6 +38,7 @@ class Run:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         self._clock_group, self._checkpoints = None, 0
+        self._tracing, self._profiler = trace and self.main, None
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
             self._clock_group = dist.new_group(backend="gloo")
@@ -69,6 +73,19 @@ class Run:
         passed = int(progress * (times + 1))
         due, self._checkpoints = passed > self._checkpoints, max(passed, self._checkpoints)
         return due
+
+    def trace(self, step: int) -> None:
+        """With --trace: profile TRACED_STEPS and write where their time went to STAGE-profile.txt. Call it at each step's start."""
+        if not self._tracing or step not in (TRACED_STEPS.start, TRACED_STEPS.stop):
+            return
+        if step == TRACED_STEPS.start:
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+            return
+        self._profiler.stop()
+        rows = self._profiler.key_averages()
+        order = ("self_device_time_total", "self_cpu_time_total") if self.cuda else ("self_cpu_time_total",)
+        (self.out / f"{self.stage}-profile.txt").write_text("\n".join(rows.table(sort_by=key, row_limit=40) for key in order))
 
     def log(self, step: int, **metrics: float) -> None:
         if not self.main:
@@ -129,12 +146,13 @@ def arguments(stage: str, budget_s: float) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=Path("presets/pocket"), help="folder of the weights to start from")
     parser.add_argument("--eager", action="store_true", help="do not compile: short runs are over before it pays")
+    parser.add_argument("--trace", action="store_true", help="profile a few steps into STAGE-profile.txt")
     parser.add_argument("--tiny", action="store_true", help="small model and pictures, for a smoke test on a CPU")
     return parser
 
 
 def open_run(stage: str, args: argparse.Namespace) -> Run:
-    return Run(stage, args.out, args.seconds, seed=args.seed, tiny=args.tiny, eager=args.eager)
+    return Run(stage, args.out, args.seconds, seed=args.seed, tiny=args.tiny, eager=args.eager, trace=args.trace)
 
 
 class EMA:

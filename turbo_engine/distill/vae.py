@@ -124,6 +124,7 @@ def train(run: Run, vae: VAE, pool: CropPool, *, batch: int) -> tuple[EMA, int]:
     ema, step = EMA(vae, 0.9985), 0
     run.start_clock()
     while (progress := run.progress()) < 1:
+        run.trace(step)
         pool.refresh()
         frames, mask = pool.draw(batch)
         with run.autocast():

@@ -52,6 +52,13 @@ def layer_norm(x: Tensor, eps: float) -> Tensor:
     return F.layer_norm(widen(x), (x.shape[-1],), eps=eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm whose scale and shift are separate operations: traced forward-mode derivatives need it (torch 2.13)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.eps) * self.weight + self.bias
+
+
 def rope_angles(grid: tuple[int, int, int], head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin of the 3D rotary angles, [T*H*W, head_dim / 2] float32.
 
@@ -107,7 +114,7 @@ class Block(nn.Module):
         dim = config.dim
         self.eps = config.eps
         self.self_attn = SelfAttention(config)
-        self.norm3 = nn.LayerNorm(dim, eps=config.eps)
+        self.norm3 = LayerNorm(dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
@@ -119,7 +126,7 @@ class Block(nn.Module):
         dtype = self.norm3.weight.dtype
         h = (layer_norm(x, self.eps) * (1 + scale1) + shift1).to(dtype)
         x = x + gate1 * self.self_attn(h, rope, attention)
-        x = x + self.cross_attn(self.norm3(x.to(dtype)), context, attention)
+        x = x + self.cross_attn(self.norm3(x).to(dtype), context, attention)
         h = (layer_norm(x, self.eps) * (1 + scale2) + shift2).to(dtype)
         return x + gate2 * self.ffn(h)
 

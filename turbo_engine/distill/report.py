@@ -1,0 +1,174 @@
+"""Every number and sheet of the model card, from the weights: `python -m turbo_engine.distill.report --out OUT`.
+
+Counts with the probe on fixed prompts (teacher, student by steps and sampler, teacher at the student's steps), sharpness,
+the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact sheets of the showcase prompts.
+Runs on a CPU too, given patience (--prompts 8).
+"""
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from turbo_engine.compare import ssim
+from turbo_engine.denoiser import Denoiser
+from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset
+from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
+from turbo_engine.distill.prompts import SHOWCASE, counted_prompts
+from turbo_engine.distill.sheet import contact_sheet
+from turbo_engine.distill.training import Run, arguments, open_run
+from turbo_engine.distill.vae import evaluate as evaluate_vae
+from turbo_engine.distill.world import load_world
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
+from turbo_engine.samplers import SAMPLERS
+from turbo_engine.schedule import flow_times, rcm_times
+from turbo_engine.weights import fill
+
+BATCH = 25
+
+
+class Studio:
+    """The shipped models on one device, making clips in batches by the engine's own samplers and denoiser."""
+
+    def __init__(self, folder: Path, run: Run, text_encoder: Path | None):
+        self.preset, self.run = pocket_preset(), run
+        self.networks = {role: self._place(load_dit(folder, role)) for role in ("teacher", "student")}
+        self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
+        options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
+        self.encoder = MiniLM(text_encoder, verify=False, **options) if text_encoder else MiniLM.installed(**options)
+
+    def _place(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model.to(self.run.device, torch.bfloat16 if self.run.cuda else torch.float32).eval().requires_grad_(False)
+
+    def noise(self, seeds: list[int]) -> Tensor:
+        """The draw each seed has in the app, [B, C, T, H, W] float32."""
+        clip = self.preset.clip
+        shape = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
+        return torch.stack([torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))[0] for seed in seeds])
+
+    @torch.inference_mode()
+    def latents(self, role: str, prompts: list[str], seeds: list[int], *, sampler: str, times: Tensor, guidance_scale: float) -> Tensor:
+        network: DiT = self.networks[role]
+        text = self.encoder.encode(prompts, remember=False)
+        context, away = network.embed_text(text), network.embed_text(torch.zeros_like(text))
+        denoise = Denoiser(network, context, unconditional=away, guidance_scale=guidance_scale)
+        noise = self.noise(seeds).to(self.run.device)
+        generator = torch.Generator(self.run.device).manual_seed(seeds[0])
+
+        def draw() -> Tensor:
+            return torch.randn(noise.shape, generator=generator, device=noise.device)
+
+        for step in SAMPLERS[sampler](denoise, noise, times, draw):
+            pass
+        return step.latent.float()
+
+    @torch.inference_mode()
+    def frames(self, latent: Tensor) -> Tensor:
+        """[B, 3, T, H, W] in [0, 1] float32."""
+        return torch.cat([self.vae.decode(part) for part in latent.split(5)])
+
+    def teacher(self, prompts, seeds, num_steps: int) -> Tensor:
+        full = self.preset.full
+        return self.latents("teacher", prompts, seeds, sampler=full.sampler, times=flow_times(num_steps, full.shift),
+                            guidance_scale=full.guidance_scale)
+
+    def student(self, prompts, seeds, num_steps: int, sampler: str) -> Tensor:
+        return self.latents("student", prompts, seeds, sampler=sampler, times=rcm_times(num_steps, self.preset.turbo.sigma_max),
+                            guidance_scale=1.0)
+
+
+def sharpness(frames: Tensor) -> float:
+    """Mean gradient energy of a clip's pixels, each of [B, 3, T, H, W]."""
+    return float((frames[..., 1:] - frames[..., :-1]).square().mean() + (frames[..., 1:, :] - frames[..., :-1, :]).square().mean())
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """[B, 3, T, H, W] in [0, 1] -> uint8 [B, T, H, W, 3]."""
+    return (frames * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+
+def count(studio: Studio, probe, make, prompts: list[str], labels: Tensor, held_out: int) -> dict:
+    """Probe accuracy on all prompts and on the held-out tail, and mean sharpness. make(prompts, seeds) -> latents."""
+    views, edges = [], []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start:start + BATCH]
+        frames = studio.frames(make(part, list(range(start, start + len(part)))))
+        views.append(view(frames))
+        edges.append(sharpness(frames))
+    seen = torch.cat(views)
+    row = {"all": accuracy(probe, seen, labels), "sharpness": round(float(np.mean(edges)), 6)}
+    if held_out:
+        row["held_out"] = accuracy(probe, seen[-held_out:], labels[-held_out:])
+    return row
+
+
+def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
+    """Mean SSIM of student-4 to teacher-50 at the same seed, by sampler, over one seed a prompt."""
+    scores: dict[str, list[float]] = {name: [] for name in ("sde", "fixed-noise", "ode")}
+    for start in range(0, len(prompts), BATCH):
+        part, seeds = prompts[start:start + BATCH], list(range(1_000 + start, 1_000 + start + len(prompts[start:start + BATCH])))
+        full = to_uint8(studio.frames(studio.teacher(part, seeds, studio.preset.full.num_steps)))
+        for name in scores:
+            turbo = to_uint8(studio.frames(studio.student(part, seeds, 4, name)))
+            scores[name] += [float(ssim(a, b).mean()) for a, b in zip(turbo, full)]
+    return {name: {"ssim_mean": round(float(np.mean(s)), 4), "ssim_median": round(float(np.median(s)), 4)} for name, s in scores.items()}
+
+
+def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
+    """Contact sheets of the showcase prompts: teacher at full steps, student at 4 and 1, teacher at 4."""
+    sampler, full = studio.preset.turbo.sampler, studio.preset.full.num_steps
+    makers = {f"teacher-{full}": lambda p, s: studio.teacher(p, s, full), "student-4": lambda p, s: studio.student(p, s, 4, sampler),
+              "student-1": lambda p, s: studio.student(p, s, 1, sampler), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
+    for name, make in makers.items():
+        videos = []
+        for start in range(0, len(prompts), 8):
+            part = list(prompts[start:start + 8])
+            videos += list(to_uint8(studio.frames(make(part, [7] * len(part)))))
+        contact_sheet(videos, list(prompts), out / f"{name}.jpg", columns=3, frames=(0, 10, 21, 32), thumb=128)
+
+
+def main() -> None:
+    parser = arguments("report", 0)
+    parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
+    parser.add_argument("--probe", type=Path, help="probe.safetensors; without it nothing is counted")
+    parser.add_argument("--prompts", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
+    args = parser.parse_args()
+    run, world, start = open_run("report", args), load_world(), time.monotonic()
+    studio = Studio(args.weights, run, args.text_encoder)
+    sheets(studio, args.out, SHOWCASE[:args.prompts])
+    held_out = args.prompts // 3
+    specs, prompts = counted_prompts(world, args.prompts, held_out)
+    report = {"device": torch.cuda.get_device_name() if run.cuda else "cpu", "torch": torch.__version__, "prompts": args.prompts,
+              "held_out": held_out, "guidance_scale": studio.preset.full.guidance_scale}
+    if args.seeds:
+        report["turbo_to_full"] = turbo_to_full(studio, prompts[:args.seeds])
+    compositor = Compositor(world, run.device)
+    if args.probe:
+        probe = fill(new_probe(world), args.probe, "probe").to(run.device).eval()
+        labels = labels_of(specs)
+        if run.cuda:
+            compositor.prepare()
+            report["probe_on_rendered"] = {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
+                                           for name, held in (("seen_triples", False), ("held_out_triples", True))}
+        makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
+        makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
+        makers |= {f"student-{n} {studio.preset.turbo.sampler}": lambda p, s, n=n: studio.student(p, s, n, studio.preset.turbo.sampler)
+                   for n in (2, 1)}
+        report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out) for name, make in makers.items()}
+    if run.cuda:
+        studio.vae.float()
+        report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
+    report["seconds"] = round(time.monotonic() - start, 1)
+    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+    run.close()
+
+
+if __name__ == "__main__":
+    main()
