@@ -194,3 +194,12 @@ def test_ema_follows_and_schedule_has_its_shape():
         ema.update()
     torch.testing.assert_close(ema.module.weight, layer.weight, rtol=1e-3, atol=1e-3)
     assert trapezoid(0.0) < 0.1 and trapezoid(0.2) == 1.0 and trapezoid(1.0) == pytest.approx(0.01)
+
+
+def test_trace_profiles_a_few_steps(tmp_path):
+    run = Run("trace", tmp_path, budget_s=1.0, trace=True)
+    for step in range(60):
+        run.trace(step)
+        torch.randn(4, 4) @ torch.randn(4, 4)
+    run.close()
+    assert "aten::mm" in (tmp_path / "trace-profile.txt").read_text()

@@ -63,9 +63,8 @@ class Studio:
         def draw() -> Tensor:
             return torch.randn(noise.shape, generator=generator, device=noise.device)
 
-        for step in SAMPLERS[sampler](denoise, noise, times, draw):
-            pass
-        return step.latent.float()
+        *_, last = SAMPLERS[sampler](denoise, noise, times, draw)
+        return last.latent.float()
 
     @torch.inference_mode()
     def frames(self, latent: Tensor) -> Tensor:

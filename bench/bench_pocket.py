@@ -1,0 +1,90 @@
+"""How long pocket takes from a prompt to bytes a browser can show, on this machine.
+
+    python -m bench.bench_pocket [--prompts 20] [--full 1] [--out bench/results/pocket-cpu.json]
+
+Warm, new prompts, one at a time: text, DiT, decode, JPEG encode; the first picture (the estimate after step 1) and its SSIM
+to the finished clip. The last line of stdout is one JSON object. What the socket and the browser add is in tests/browser.
+"""
+import argparse
+import json
+import platform
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from turbo_engine import Engine, Preview, Request, Result
+from turbo_engine.compare import ssim
+from turbo_engine.distill.captions import caption
+from turbo_engine.distill.world import load_world, sample_specs
+from turbo_engine.media import encode_jpeg
+
+
+def one(engine: Engine, request: Request) -> dict:
+    """Seconds of one request by stage, counted by the clock around the events as a page sees them."""
+    start, first, rough = time.perf_counter(), None, None
+    for event in engine.generate(request):
+        if isinstance(event, Preview) and first is None:
+            encode_jpeg(event.frames)
+            first, rough = time.perf_counter() - start, event.frames
+        if isinstance(event, Result):
+            before = time.perf_counter()
+            encode_jpeg(event.frames)
+            done = time.perf_counter()
+    row = {"first_picture": first, "whole_clip": done - start, "encode": done - before}
+    row |= {"text": event.stage_s["text"], "dit": event.stage_s["denoise"], "decode": event.stage_s["decode"]}
+    if rough is not None:
+        row["preview_ssim"] = float(ssim(rough, event.frames[:len(rough)]).mean())
+    return row
+
+
+def summary(rows: list[dict]) -> dict:
+    """Best, median and 95th percentile of each column; SSIM: median alone."""
+    table: dict = {}
+    for key in rows[0] if rows else ():
+        values = np.array([row[key] for row in rows if row[key] is not None])
+        if key == "preview_ssim":
+            table[key] = round(float(np.median(values)), 4)
+        elif len(values):
+            table[key + "_s"] = {"best": round(float(values.min()), 3), "p50": round(float(np.median(values)), 3),
+                                 "p95": round(float(np.percentile(values, 95)), 3)}
+    return table
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--full", type=int, default=1, help="full renders to time")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    engine = Engine("pocket").load()
+    load_s = time.perf_counter() - start
+    world, rng = load_world(), random.Random(5)
+    prompts = [caption(world, spec, rng, canonical=True) for spec in sample_specs(world, args.prompts + args.full, rng)]
+    turbo = summary([one(engine, Request(prompt, seed=7)) for prompt in prompts[:args.prompts]])
+    full = summary([one(engine, Request(prompt, seed=7, mode="full", preview_steps=())) for prompt in prompts[args.prompts:]])
+    about = engine.describe()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    result = {"bench": "pocket", "device": about["device_name"] if about["device"] != "cpu" else f"{about['threads']} threads of {cpu_name()}",
+              "python": platform.python_version(), "torch": torch.__version__, "commit": commit, "precision": about["precision"],
+              "load_s": round(load_s, 2), "turbo": turbo, "full": full}
+    for mode in ("turbo", "full"):
+        print(f"{mode}: " + ", ".join(f"{k} {v['p50'] if isinstance(v, dict) else v}" for k, v in result[mode].items()))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
