@@ -6,6 +6,33 @@ import pytest
 from turbo_engine.distill.world import load_world
 from turbo_engine.vocabulary import Vocabulary, one_edit_apart
 
+SENSIBLE = """
+fox: dog cat deer rabbit squirrel tiger leopard skunk; wolf: dog tiger leopard deer poodle;
+lion: tiger leopard elephant zebra cat; panda: teddy_bear monkey gorilla otter sloth elephant orangutan penguin;
+koala: kangaroo sloth monkey otter orangutan teddy_bear; unicorn: horse zebra dragon;
+goose: duck swan turkey chick penguin rooster bird; donkey: horse goat zebra cow camel llama pig; moose: deer bison;
+beaver: otter squirrel skunk; raccoon: skunk squirrel otter hedgehog; hamster: mouse squirrel rabbit;
+lizard: snake turtle T-Rex dragon; crocodile: T-Rex hippopotamus turtle snake shark; stegosaurus: T-Rex brontosaurus mammoth;
+frog: turtle duck snake; dragonfly: butterfly bee ladybug dragon; ant: bee ladybug spider caterpillar;
+mosquito: bee ladybug spider butterfly bat; beetle: ladybug bee caterpillar spider;
+raven: bird dove eagle owl black_cat bat parrot; ostrich: flamingo peacock turkey rooster swan bird giraffe;
+walrus: seal whale otter; starfish: octopus jellyfish crab star fish tropical_fish squid;
+spaceman: rocket satellite robot space_invader flying_saucer;
+astronaut: rocket satellite robot planet space_invader flying_saucer moon; princess: crown castle nesting_doll;
+knight: castle crown dragon horse; wizard: top_hat dragon castle ghost; pirate: ship sailboat parrot dragon;
+clown: top_hat balloon tropical_fish; zombie: ghost space_invader robot;
+cookie: doughnut cupcake birthday_cake ice_cream_cone pizza hamburger; coffee: teapot doughnut cupcake;
+sandwich: hamburger pizza; pear: apple orange banana strawberry pineapple;
+lemon: orange pineapple apple banana watermelon strawberry; sofa: television house teddy_bear;
+tent: house umbrella castle parachute; tank: jeep fire_engine delivery_truck tractor car train airplane ship;
+submarine: ship speedboat whale canoe sailboat shark; tram: bus train bullet_train taxi; limousine: taxi car racing_car jeep bus;
+drone: helicopter airplane satellite robot flying_saucer bee; comet: star planet moon rocket satellite sun; violin: guitar drum;
+piano: guitar drum; lantern: pumpkin fire disco_ball umbrella balloon; rainbow: sun cloud umbrella parachute;
+daisy: sunflower rose tulip; oak: tree pine_tree palm_tree; volleyball: soccer_ball basketball billiard_ball;
+ring: crown diamond; wristwatch: alarm_clock diamond
+"""
+"""Untaught noun: taught subjects that are sensible in its place."""
+
 
 @pytest.fixture(scope="module")
 def by_spelling() -> Vocabulary:
@@ -15,8 +42,9 @@ def by_spelling() -> Vocabulary:
 @pytest.mark.parametrize("prompt, unknown", [
     ("a penguin bouncing on a beach at sunset, camera zooms in", ()),
     ("PENGUIN", ()), ("a unicorn", ("unicorn",)), ("a blorp, a penguin and a wug", ("blorp", "wug")),
-    ("", ()), ("a the of", ()), ("...!?", ()), ("a wug wug", ("wug",)), ("7 penguins", ("penguins",)),
-    ("пингвин", ("пингвин",)), ("鸟在飞", ("鸟在飞",)), ("a penguin 🎻", ("🎻",)), ("an exposé", ("expose",)),
+    ("", ()), ("a the of", ()), ("...!?", ()), ("a wug wug", ("wug",)),
+    ("a penguin 🎻", ("🎻",)), ("a penguin 鸟", ("鸟",)), ("an exposé", ("expose",)),
+    ("a penguin without a dog", ("without",)),
 ])
 def test_unknown_words(by_spelling, prompt, unknown):
     report = by_spelling.check(prompt)
@@ -25,7 +53,38 @@ def test_unknown_words(by_spelling, prompt, unknown):
     assert all(any(f'"{word}"' in note for note in report.notes) for word in unknown)
 
 
-@pytest.mark.parametrize("typo, known", [("pengiun", "penguin"), ("penguins", "penguin"), ("elefant", None), ("zebrra", "zebra"),
+@pytest.mark.parametrize("prompt, unknown", [
+    ("a dog in a meadow", ()), ("at the snowy beach", ()), ("in a volcano", ()), ("a cat over the sea, photo", ()),
+    ("a panda walking", ("panda",)), ("a house swimming", ()), ("a dog walks", ()), ("a dog walked", ()), ("dogs hop", ()),
+    ("a dog that hopped and flew", ()), ("7 penguins", ()), ("a dog's house", ()), ("two fire engines", ("two",)),
+    ("puppies and snowmen on beaches", ()), ("a dog, a cat, a mouse and a T-Rex", ()), ("the magician’s hat", ()),
+    ("a dog parking", ("parking",)), ("a fishing cat", ("fishing",)), ("an engine", ("engine",)), ("a shed", ("shed",)),
+])
+def test_other_wordings_of_taught_words(by_spelling, prompt, unknown):
+    """"a dog in a meadow" was called untaught: only whole phrases counted, and only the first two subjects."""
+    assert by_spelling.check(prompt).unknown_words == unknown
+
+
+@pytest.mark.parametrize("prompt, example", [
+    ("ein Hund am Strand", ""), ("un chien sur la plage", ""), ("un perro en la playa", ""), ("鸟在飞", ""), ("펭귄", ""),
+    ("कुत्ता", ""), ("пингвин", ""), ("ein Pinguin im Schnee", "a penguin"), ("ein Tiger im Schnee", "a tiger"),
+    ("🎻", ""), ("🐧🏖️", "a penguin"),
+])
+def test_other_languages_get_one_kind_note(by_spelling, prompt, example):
+    report = by_spelling.check(prompt)
+    (note,) = report.notes
+    assert report.unknown_words and note.startswith("This model reads English words only") and example in note
+    for words in note.split('"')[1::2]:
+        assert by_spelling.check(words).notes == (), words
+
+
+@pytest.mark.parametrize("prompt", ["a car in Las Vegas", "a wug", "an exposé", "a penguin 鸟", "a tiger",
+                                    "...!?", "7", "", "\0 \u200d"])
+def test_english_is_not_taken_for_another_language(by_spelling, prompt):
+    assert not any("English" in note for note in by_spelling.check(prompt).notes)
+
+
+@pytest.mark.parametrize("typo, known", [("pengiun", "penguin"), ("elefant", None), ("zebrra", "zebra"),
                                          ("rockte", "rocket"), ("beech", "beach"), ("🐧", "penguin"), ("🦖", "T-Rex")])
 def test_typing_errors(by_spelling, typo, known):
     assert by_spelling.check(f"a {typo}").suggestions == (((typo, (known,)),) if known else ())
@@ -52,7 +111,8 @@ def test_a_model_without_bounds():
 
 
 @pytest.mark.parametrize("word, near", [("stegosaurus", "T-Rex"), ("unicorn", "horse"), ("dragonfly", "dragon"),
-                                        ("astronaut", "rocket"), ("moose", "deer"), ("lion", "tiger")])
+                                        ("astronaut", "rocket"), ("moose", "deer"), ("lion", "tiger"), ("fox", "deer"),
+                                        ("coffee", "teapot"), ("submarine", "ship"), ("drone", "helicopter")])
 def test_neighbours_by_meaning(engine, word, near):
     """Not by spelling alone: "moose" is one letter from "mouse", which it is not."""
     (found, names), = engine.check_prompt(f"a {word} in space").suggestions
@@ -60,18 +120,34 @@ def test_neighbours_by_meaning(engine, word, near):
     assert "mouse" not in names
 
 
+def test_share_of_sensible_neighbours(engine):
+    """"fox" was near television, leopard, eagle.
+
+    Of 54 nouns 76 % have a sensible first neighbour and 64 % of all named are sensible; with vectors of bare words, as before,
+    57 % and 55 %. What is sensible was written down first, but the sentence was chosen on this list: on 30 other nouns 70 % and
+    60 %, before 63 % and 53 %.
+    """
+    first, shown = [], []
+    for line in SENSIBLE.split(";"):
+        noun, sensible = line.strip().split(": ")
+        names = dict(engine.check_prompt(f"a {noun}").suggestions).get(noun, ())
+        good = [name.replace(" ", "_") in sensible.split() for name in names]
+        first.append(bool(good) and good[0])
+        shown += good
+    assert len(first) == 54
+    assert sum(first) / 54 >= 0.7 and sum(shown) / len(shown) >= 0.6 and len(shown) > 2 * 54
+
+
 def test_no_neighbours_for_noise_and_deeds(engine):
-    for word in ("xqz", "asdfgh", "juggling"):
+    for word in ("xqz", "asdfgh", "juggling", "slowly"):
         assert engine.check_prompt(f"a penguin {word}").suggestions == ()
+    assert engine.check_prompt("a purple penguin").suggestions == ()            # a penguin is not to be an orange instead
 
 
 def test_quick_enough_for_every_edit(engine):
-    """Under 20 ms warm, best of five, since other work may share the machine; a new unknown word costs one encoding."""
-    prompt = "a unicorn and a wombat bouncing on a beach at sunset, camera zooms in"
-    engine.check_prompt(prompt)
-
-    def seconds():
+    """Under 20 ms with one new word, the fastest of many, since other work may share the machine."""
+    def seconds(noun):
         start = time.perf_counter()
-        engine.check_prompt(prompt)
+        assert engine.check_prompt(f"a {noun} bouncing on a beach at sunset, camera zooms in").unknown_words == (noun,)
         return time.perf_counter() - start
-    assert min(seconds() for _ in range(5)) < 0.02
+    assert min(map(seconds, "sofa lamp desk pencil bottle spoon ladder bucket carpet window".split())) < 0.02

@@ -19,13 +19,13 @@ _SENTENCE = "it looks like a {}"    # of 8 sentences the best: all-MiniLM-L6-v2 
 _MIN_COSINE = 0.25           # to the mean over subjects; measured: invented words lie below, 1 in 10 nouns too
 _MIN_SHARE = 0.6             # of the best one's cosine
 _MAX_SUGGESTIONS = 3
-_WORD = re.compile(r"(?:[^\W_]|[\u0900-\u0e7f])+(?:['-][^\W_]+)*|[^\s\w]")       # the range: scripts that write vowels as marks
+_WORD = re.compile(r"(?:[^\W_]|[\u0900-\u0e7f])+(?:['-][^\W_]+)*|[^\s\w]")    # the range: scripts whose vowels are marks
 _IRREGULAR = {"ran": "run", "flew": "fly", "flown": "fly", "swam": "swim", "drove": "drive", "driven": "drive", "spun": "spin",
               "fell": "fall", "fallen": "fall", "grew": "grow", "grown": "grow", "shrank": "shrink", "shrunk": "shrink",
               "stood": "stand"}
 _FOREIGN = frozenset("""
-ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum un une le la les du des dans sur avec sous et au aux
-el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
+ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum un une le la les du des dans sur avec sous et au
+aux el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
 """.split())                 # small words that English lacks; "die" and "van" are taught ones
 
 
