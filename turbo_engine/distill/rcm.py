@@ -27,6 +27,7 @@ from turbo_engine.schedule import rcm_times
 
 SIGMA_MAX = 80.0
 CONSISTENCY_SHIFT = 4.0      # times of the consistency term lean towards noise: the first steps decide the shot
+CONSISTENCY_SHARE = 0.5      # of a batch that the consistency term sees: its derivative is the dearest part of a step
 ON_GRID_SHARE = 0.25         # of those times that are exactly the sampler's own
 TANGENT_FLOOR = 0.1          # c in g / (rms(g) + c), as in sCM
 TANGENT_WARMUP = 0.2         # share of the run over which the tangent's derivative part grows in
@@ -137,7 +138,7 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
           save: Callable[[DiT, int], None]) -> None:
     """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end."""
     ema, plain = EMA(student, 0.998), twin_of(student)
-    tangent_of = torch.compile(consistency_tangent, dynamic=False) if run.compile else consistency_tangent
+    tangent_of = run.compiled(consistency_tangent)
     for model in (teacher, student, fake):
         compile_blocks(model, run)
     optimizers = Optimizers(student, muon_lr=MUON_LR, adam_lr=ADAM_LR)
@@ -156,16 +157,17 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
             ring.refresh()
         factor = trapezoid(progress, decay_from=0.5)
         latent, share, text = ring.draw(batch)
-        noise = torch.randn_like(latent)
+        part = latent[:max(1, int(CONSISTENCY_SHARE * batch))]
+        words = text[:len(part)]
 
-        angle = draw_angles(batch, run.device)
-        x = broadcast(angle.cos()) * latent + broadcast(angle.sin()) * noise
+        angle = draw_angles(len(part), run.device)
+        x = broadcast(angle.cos()) * part + broadcast(angle.sin()) * torch.randn_like(part)
         with run.autocast():
-            teacher_velocity = guided(teacher, x, angle, text, guidance_scale)
+            teacher_velocity = guided(teacher, x, angle, words, guidance_scale)
         warmup = torch.tensor(min(1.0, progress / TANGENT_WARMUP), device=run.device)
-        _, tangent = tangent_of(plain, x, angle, text, teacher_velocity, warmup)
+        _, tangent = tangent_of(plain, x, angle, words, teacher_velocity, warmup)
         with run.autocast():
-            value = trig_velocity(student, x, angle, text)
+            value = trig_velocity(student, x, angle, words)
         # |F - sg(F) - g|^2 in units of x0, whose derivative by F is -sin a: near the clip F magnifies what is left of noise.
         consistency = 0.5 * (broadcast(angle.sin()) * (value - (value.detach() + tangent))).square().mean()
 

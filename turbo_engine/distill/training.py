@@ -8,7 +8,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -67,6 +67,23 @@ class Run:
         if self._clock_group is not None:
             dist.broadcast(share, 0, group=self._clock_group)
         return float(share)
+
+    def compiled(self, function: Callable) -> Callable:
+        """The function compiled where this run compiles, and eager from then on, with a line in the log, if that fails."""
+        if not self.compile:
+            return function
+        chosen = [torch.compile(function, dynamic=False)]
+
+        def call(*args):
+            try:
+                return chosen[0](*args)
+            except Exception as error:
+                if chosen[0] is function:
+                    raise
+                self.log(0, eager=f"{function.__name__}: {type(error).__name__}: {str(error)[:200]}")
+                chosen[0] = function
+                return function(*args)
+        return call
 
     def due(self, progress: float, times: int) -> bool:
         """True `times` times over the run, at even shares of the budget, its end not counted: time for a checkpoint."""

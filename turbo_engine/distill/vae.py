@@ -1,6 +1,7 @@
 """Train pocket's video autoencoder on crops of rendered clips.
 
     torchrun --standalone --nproc-per-node 2 -m turbo_engine.distill.vae --seconds 420 --out OUT
+    ... --decoder-only --weights WEIGHTS       # sharpen the decoder; latents, and so teacher and student, stay as they are
 
 Loss: L1, image gradients at three scales and frame differences, all heavier under the subject, plus a faint KL term.
 Latent statistics are measured at the end. PSNR is reported on held-out clips, whole frames and under the subject's mask.
@@ -114,9 +115,12 @@ def measure_statistics(vae: VAE, compositor: Compositor, world: World, run: Run,
     vae.latent_std.copy_(torch.maximum(std, 0.35 * std.median()))
 
 
-def train(run: Run, vae: VAE, pool: CropPool, *, batch: int) -> tuple[EMA, int]:
-    """The loop: until the clock runs out. Returns the averaged weights and the steps done."""
-    parameters = [p for p in vae.parameters()]
+def train(run: Run, vae: VAE, pool: CropPool, *, batch: int, ramp_steps: int) -> tuple[EMA, int]:
+    """The loop: until the clock runs out. Returns the averaged weights and the steps done.
+
+    ramp_steps: over which latent noise and edge losses grow in; 0 where training goes on from good weights.
+    """
+    parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01, fused=run.cuda)
     encoder, decoder = vae.encoder, vae.decoder
     if run.compile:
@@ -127,14 +131,14 @@ def train(run: Run, vae: VAE, pool: CropPool, *, batch: int) -> tuple[EMA, int]:
         run.trace(step)
         pool.refresh()
         frames, mask = pool.draw(batch)
+        # Edges count only once the means are right: a flat picture has small gradient error.
+        ramp = min(1.0, max(0, step - ramp_steps // 5) / ramp_steps) if ramp_steps else 1.0
         with run.autocast():
             mean, log_variance = encoder(frames)
-            noise = torch.randn_like(mean) * (0.5 * log_variance).exp() * min(1, step / 400)
+            noise = torch.randn_like(mean) * (0.5 * log_variance).exp() * ramp
             output = decoder(mean + noise)
         l1, gradient, flicker = reconstruction_loss(output, frames, mask)
         kl = (0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)).mean()
-        # Edges count only once the means are right: a flat picture has small gradient error.
-        ramp = min(1.0, max(0.0, (step - 100) / 400))
         loss = l1 + ramp * (0.6 * gradient + 0.3 * flicker + KL_WEIGHT * kl) + (1 - ramp) * F.mse_loss(output.float(), frames)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -157,13 +161,15 @@ def main() -> None:
 
     parser = arguments("vae", 420)
     parser.add_argument("--resume", action="store_true", help="start from the weights in --weights")
+    parser.add_argument("--decoder-only", action="store_true", help="as --resume, and leave the encoder and the latent statistics alone")
     args = parser.parse_args()
     run, world = open_run("vae", args), load_world()
     config = VAEConfig(16, (16, 32, 64), (64, 32, 16), (1, 1, 1)) if args.tiny else pocket_preset().vae
     size = 64 if args.tiny else 256
     vae = VAE(config).init_weights()
-    if args.resume:
+    if args.resume or args.decoder_only:
         load_vae(vae, args.weights)
+    vae.encoder.requires_grad_(not args.decoder_only)
     vae.to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(vae)
     compositor = Compositor(world, run.device)
@@ -172,10 +178,11 @@ def main() -> None:
     rng = random.Random(1_000 + run.seed)
     pool = CropPool(compositor, world, rng, capacity=32 if args.tiny else 1536, fresh=4 if args.tiny else 16, size=size,
                     crop=32 if args.tiny else CROP)
-    ema, step = train(run, vae, pool, batch=4 if args.tiny else 64)
+    ema, step = train(run, vae, pool, batch=4 if args.tiny else 64, ramp_steps=0 if args.resume or args.decoder_only else 500)
     if run.main:
         averaged = ema.module
-        measure_statistics(averaged, compositor, world, run, count=8 if args.tiny else 512, size=size)
+        if not args.decoder_only:
+            measure_statistics(averaged, compositor, world, run, count=8 if args.tiny else 512, size=size)
         metrics, pairs = evaluate(averaged, compositor, world, run, clips_per_scene=1 if args.tiny else 8, size=size)
         run.log(step, **metrics)
         save_vae(averaged, args.out, metrics | {"steps": step, "seconds": args.seconds})
