@@ -1,0 +1,17 @@
+"""Grids of launch settings for `triton.autotune`."""
+from itertools import product
+
+import triton
+
+
+def autotune_configs(num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (2,),
+                     **blocks: tuple[int, ...]) -> list[triton.Config]:
+    """Every combination of the given values; only the first when TRITON_INTERPRET=1, where there is nothing to time.
+
+    Args: num_warps, num_stages: launch settings to try; blocks: constexpr sizes by name, e.g. BLOCK_C=(512, 1024).
+    """
+    configs = [
+        triton.Config(dict(zip(blocks, sizes)), num_warps=warps, num_stages=stages)
+        for *sizes, warps, stages in product(*blocks.values(), num_warps, num_stages)
+    ]
+    return configs[:1] if triton.knobs.runtime.interpret else configs
