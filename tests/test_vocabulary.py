@@ -73,7 +73,7 @@ def test_other_wordings_of_taught_words(by_spelling, prompt, unknown):
 def test_other_languages_get_one_kind_note(by_spelling, prompt, example):
     report = by_spelling.check(prompt)
     (note,) = report.notes
-    assert report.unknown_words and note.startswith("This model reads English words only") and example in note
+    assert report.foreign and report.unknown_words and note.startswith("This model reads English words only") and example in note
     for words in note.split('"')[1::2]:
         assert by_spelling.check(words).notes == (), words
 

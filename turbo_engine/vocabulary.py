@@ -38,6 +38,8 @@ class PromptReport:
     truncated: bool
     notes: tuple[str, ...]
     """The same in plain sentences, for a person."""
+    foreign: bool = False
+    """Not in the language the model reads: the first note says so, and its words one by one are of no help."""
 
 
 class Vocabulary:
@@ -65,12 +67,12 @@ class Vocabulary:
         """Unknown words in order of appearance. Any text is fine here, an empty one too."""
         tokens = self.count_tokens(prompt)
         truncated = tokens > self.text_len
-        unknown, near, notes = self._read(prompt) if self.world else ((), (), [])
+        unknown, near, notes, foreign = self._read(prompt) if self.world else ((), (), [], False)
         if truncated:
             notes.append(f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out.")
-        return PromptReport(unknown, near, truncated, tuple(notes))
+        return PromptReport(unknown, near, truncated, tuple(notes), foreign)
 
-    def _read(self, prompt: str) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...], list[str]]:
+    def _read(self, prompt: str) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...], list[str], bool]:
         words = [_fold(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).lower().replace("’", "'"))]
         text = " " + " ".join(self._singular(word) for word in words) + " "
         subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
@@ -80,12 +82,12 @@ class Vocabulary:
         if unknown and _is_foreign(words):
             near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
             subjects += [self._owner[found[0]] for _, found in near if found[0] in self._owner]
-            return unknown, near, [self._english_only(subjects)]
+            return unknown, near, [self._english_only(subjects)], True
         near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
         notes = [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
         if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
             notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
-        return unknown, near, notes
+        return unknown, near, notes, False
 
     def _is_unknown(self, word: str) -> bool:
         if not word.isascii():

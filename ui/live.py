@@ -348,7 +348,7 @@ class Desk:
         found = self._engine.check_prompt(edit.words)
         report = {
             "unknown": list(found.unknown_words), "suggestions": found.suggestions, "truncated": found.truncated,
-            "notes": list(found.notes),
+            "notes": list(found.notes), "foreign": found.foreign,
         }
         if session is not None:
             session.post({"type": "words", "generation": edit.generation, **report})

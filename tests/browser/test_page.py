@@ -286,6 +286,12 @@ def test_an_unknown_word_is_named_and_a_click_mends_it(fake_desk):
     fake_desk.page.wait_for_function("document.querySelector('.words').childElementCount === 0")
 
 
+def test_another_language_is_answered_kindly_and_not_word_by_word(fake_desk):
+    fake_desk.prompt.fill("ein Hund am Strand")
+    fake_desk.page.get_by_text("This model reads English words only").wait_for()
+    assert "was not taught" not in fake_desk.page.locator(".words").inner_text()
+
+
 def test_known_words_swap_into_the_shot(fake_desk):
     page = fake_desk.page
     page.get_by_text("What this model knows").click()

@@ -124,9 +124,13 @@ export class Panel {
     }
   }
 
-  _fillWords({ unknown, suggestions, truncated, notes }) {
+  _fillWords({ unknown, suggestions, truncated, notes, foreign }) {
     const box = this.$(".words");
     box.replaceChildren();
+    if (foreign) {
+      box.append(...notes.map((note) => element("p", {}, note)));
+      return;
+    }
     if (unknown.length) {
       box.append(element("p", {}, `${this._preset} was not taught ${unknown.map((word) => `“${word}”`).join(", ")}.`));
     }
