@@ -228,7 +228,7 @@ class Desk {
   ticked(index, total, playing) {
     this.transport.show(index, total, playing);
     this.desk.dataset.index = index;
-    if (this.shown && (index % 4 === 0 || !playing)) {      // the room takes a little of the picture's light
+    if (this.shown && (index === 0 || !playing)) {          // the room takes a little of the picture's light, once a loop: it repaints the page
       const canvas = this.$(".ambient-canvas");
       canvas.getContext("2d").drawImage(this.$(".side-turbo .picture"), 0, 0, canvas.width, canvas.height);
     }
