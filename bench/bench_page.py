@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
+from bench.machine import facts
 from turbo_engine.distill.captions import caption
 from turbo_engine.distill.world import load_world, sample_specs
 
@@ -94,9 +95,7 @@ def main() -> None:
         finally:
             app.terminate()
             app.wait(20)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    result = {"bench": "page", "prompts": len(rows), "browser": f"Chromium {version}", "commit": commit,
-              "start_to_first_clip_s": round(ready_s, 1)}
+    result = {"bench": "page", **facts(), "browser": f"Chromium {version}", "prompts": len(rows), "start_to_first_clip_s": round(ready_s, 1)}
     for column, name in enumerate(("keystroke_to_picture_s", "keystroke_to_whole_clip_s")):
         result[name] = {"best": rows[:, column].min(), "p50": float(np.median(rows[:, column])), "p95": float(np.percentile(rows[:, column], 95))}
     if args.out:

@@ -7,15 +7,13 @@ to the finished clip. The last line of stdout is one JSON object. What the socke
 """
 import argparse
 import json
-import platform
 import random
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from bench.machine import facts
 from turbo_engine import Engine, Preview, Request, Result
 from turbo_engine.compare import ssim
 from turbo_engine.distill.captions import caption
@@ -54,13 +52,6 @@ def summary(rows: list[dict]) -> dict:
     return table
 
 
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompts", type=int, default=20)
@@ -75,10 +66,8 @@ def main() -> None:
     turbo = summary([one(engine, Request(prompt, seed=7)) for prompt in prompts[:args.prompts]])
     full = summary([one(engine, Request(prompt, seed=7, mode="full", preview_steps=())) for prompt in prompts[args.prompts:]])
     about = engine.describe()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    result = {"bench": "pocket", "device": about["device_name"] if about["device"] != "cpu" else f"{about['threads']} threads of {cpu_name()}",
-              "python": platform.python_version(), "torch": torch.__version__, "commit": commit, "precision": about["precision"],
-              "load_s": round(load_s, 2), "turbo": turbo, "full": full}
+    result = {"bench": "pocket", **facts(), "device": about["device_name"], "precision": about["precision"], "load_s": round(load_s, 2),
+              "turbo": turbo, "full": full}
     for mode in ("turbo", "full"):
         print(f"{mode}: " + ", ".join(f"{k} {v['p50'] if isinstance(v, dict) else v}" for k, v in result[mode].items()))
     if args.out:

@@ -1,0 +1,28 @@
+"""Where and on what a number was measured: every result carries this."""
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def cpu() -> str:
+    """The processor's name and how many of its cores this process may use."""
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {name}"
+
+
+def commit() -> str:
+    """The code measured; "-dirty" where files differ from the commit, "unknown" outside a checkout."""
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def facts() -> dict:
+    """Machine, versions and commit, JSON-ready."""
+    return {"machine": cpu(), "python": platform.python_version(), "torch": version("torch"), "commit": commit()}
