@@ -1,13 +1,12 @@
 """Sparse-linear attention on this GPU: right first, then how fast, against the best dense and block-sparse attention in the same run.
 
-    python bench/bench_sla.py [--quick]
+    python -m bench.bench_sla [--quick]
 
 Share: TFLOP/s of the sparse kernel on the blocks it keeps, over cuDNN's dense TFLOP/s on the same tensors. Each part is tried on its
 own: one that fails prints its error, is listed under "errors" in the JSON, and the rest goes on. The last line of stdout is that JSON.
 """
 import argparse
 import json
-import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -18,15 +17,13 @@ import triton
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import kernels  # noqa: E402
-from kernels.sla import kernel, launch, reference  # noqa: E402
+import kernels
+from bench.machine import commit
+from kernels.sla import kernel, launch, reference
 
 LENGTHS = (14_040, 32_760, 75_600)          # 480p 33 frames, 480p 81 frames, 720p 81 frames
 HEADS, HEAD_DIM = 12, 128
-POCKET = dict(batch=1, heads=6, length=576, head_dim=64, block_q=16, block_k=16, density=0.15)     # keeps 5 of 36
+POCKET = dict(batch=1, heads=5, length=576, head_dim=64, block_q=16, block_k=16, density=0.15)     # keeps 5 of 36
 
 
 class Report:
@@ -236,13 +233,6 @@ def time_pocket(report: Report) -> None:
     torch.cuda.synchronize()
     report.check("pocket, CUDA graph gives the same output", distance(captured, run().double()), 0.0)
     report.time("pocket whole op, CUDA graph", graph.replay, **facts)
-
-
-def commit() -> str | None:
-    try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def main() -> int:

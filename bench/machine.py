@@ -16,7 +16,10 @@ def cpu() -> str:
 
 
 def commit() -> str:
-    """The code measured; "-dirty" where files differ from the commit, "unknown" outside a checkout."""
+    """The code measured: $SOURCE_COMMIT where set (a copy without its history), else what git says; "-dirty" where files
+    differ from it, "unknown" outside a checkout."""
+    if known := os.environ.get("SOURCE_COMMIT"):
+        return known
     try:
         return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip() or "unknown"
     except OSError:

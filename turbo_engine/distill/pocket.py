@@ -20,9 +20,9 @@ def pocket_preset() -> Preset:
 
 
 def training_commit() -> str:
-    """Commit of the code that trains: $TRAINING_COMMIT where set (a copy without its history), else what git says; "-dirty"
+    """Commit of the code that trains: $SOURCE_COMMIT where set (a copy without its history), else what git says; "-dirty"
     where files differ from it, "unknown" outside a checkout."""
-    if commit := os.environ.get("TRAINING_COMMIT"):
+    if commit := os.environ.get("SOURCE_COMMIT"):
         return commit
     try:
         found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=FOLDER, capture_output=True, text=True)
