@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import traceback
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
