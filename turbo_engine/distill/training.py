@@ -130,14 +130,6 @@ class Run:
         flat /= self.world_size
         torch._foreach_copy_(grads, [piece.view_as(g) for piece, g in zip(flat.split([g.numel() for g in grads]), grads)])
 
-    def average(self, value: Tensor) -> Tensor:
-        """Mean of a tensor over the processes."""
-        if self.world_size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-            value /= self.world_size
-        return value
-
     def same_everywhere(self, module: nn.Module) -> None:
         """Give every process rank 0's parameters and buffers."""
         if self.world_size > 1:
