@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from turbo_engine.errors import OutputError
+from turbo_engine.safe_write import write_whole
 
 CRF = 14                     # x264's quality, lower is better; at 14 the art's soft gradients do not band
 _WAYS_OUT = {
@@ -37,18 +38,10 @@ def encode_mp4(path: Path | str, frames: np.ndarray, fps: int, recipe: dict | No
     path = Path(path)
     check_writable(path)
     data = encode_mp4_bytes(frames, fps, recipe, crf=crf, preset="medium")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise _translated(path, error, f" for {len(data):,} bytes") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -137,16 +130,6 @@ def check_writable(path: Path | str) -> None:
 def _check_frames(frames: np.ndarray) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise OutputError(f"frames: expected uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}; convert them first")
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":                                            # folders cannot be opened there, nor need they be
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _translated(path: Path, error: OSError, size: str = "") -> OutputError:

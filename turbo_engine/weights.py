@@ -7,7 +7,6 @@ float32 after loading. A file is refused before a model sees it unless each of t
 """
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from turbo_engine.errors import WeightsError
+from turbo_engine.safe_write import write_whole
 
 FORMAT = 1
 ROLES = ("teacher", "student", "decoder", "encoder", "probe")
@@ -124,21 +124,9 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], *, role: st
         "tensors": {k: {"shape": list(v.shape), "dtype": _DTYPES[v.dtype]} for k, v in sorted(stored.items())},
     }
     text = json.dumps(manifest, indent=1).encode()          # before any file is touched: config must be JSON-ready
-    _replace(path, data)
-    _replace(manifest_path(path), text)
+    write_whole(path, data)
+    write_whole(manifest_path(path), text)
     return manifest
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
