@@ -16,6 +16,7 @@ from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 from turbo_engine.presets import Preset, load_preset
+from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
@@ -24,7 +25,6 @@ from turbo_engine.types import Event, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport, Vocabulary
 from turbo_engine.weights import fill, read_manifest
 
-RECIPE_VERSION = 1
 PREVIEW_LATENT_FRAMES = 2    # 5 frames, enough to see a motion start; 104 ms where all 33 take 544 (pocket, one core)
 MAX_THREADS = 16             # beyond it a model this narrow waits for its own threads
 _ROLE = {"turbo": "student", "full": "teacher"}
@@ -48,6 +48,8 @@ class Engine:
         self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
         self._encoder = encoder
         self._networks: dict[str, DiT] = {}
+        self._weights: dict[str, str] = {}
+        self._student_method = ""
         self._lock = threading.Lock()
         self._decode_s: float | None = None
 
@@ -101,7 +103,7 @@ class Engine:
                 "kernels": self._kernels(),
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": dict(getattr(self, "_weights", {})), "student": getattr(self, "_student_method", ""), "loaded": bool(self._networks),
+                "weights": dict(self._weights), "student": self._student_method, "loaded": bool(self._networks),
                 "peak_memory_mib": self._peak_memory_mib()}
 
     def _kernels(self) -> list[str]:
@@ -165,7 +167,7 @@ class Engine:
             _require_picture(frames)
             latent = step.latent[0].float().cpu().numpy()
             notes = self.check_prompt(plan.prompt).notes
-            yield Result(frames, latent, self.preset.clip.fps, watch.report(), self._recipe(plan, denoise.nfe), notes)
+            yield Result(frames, latent, self.preset.clip.fps, watch.report(), recipe_of(self.preset, plan, denoise.nfe, self.describe()), notes)
 
     def _denoiser(self, plan: Request) -> Denoiser:
         role = _ROLE[plan.mode]
@@ -188,14 +190,6 @@ class Engine:
         video = self._vae.decode(latent)[0]                                             # [3, T, H, W] in [0, 1]
         _require_finite(video, "decoding")
         return (video * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
-
-    def _recipe(self, plan: Request, nfe: int) -> dict:
-        about = self.describe()
-        return {"schema": RECIPE_VERSION, "app": "rushes", "preset": self.preset.name, "prompt": plan.prompt,
-                "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
-                "num_steps": plan.num_steps, "nfe": nfe, "guidance_scale": plan.guidance_scale, "width": plan.width,
-                "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
-                **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")}}
 
     def _sync(self) -> None:
         if self.device.type == "cuda":

@@ -11,11 +11,10 @@ import numpy as np
 
 from turbo_engine.distill.world import load_world
 from turbo_engine.presets import Preset, load_preset
+from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.types import Event, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport, Vocabulary
-
-RECIPE_VERSION = 1
 
 
 class FakeEngine:
@@ -101,13 +100,8 @@ class FakeEngine:
         self._part("decode", self.decode_s)
         frames = self.decode(latent)
         total = elapsed()
-        about = self.describe()
         passes = 2 if plan.guidance_scale > 1 else 1
-        recipe = {"schema": RECIPE_VERSION, "app": "rushes", "preset": self.preset.name, "prompt": plan.prompt,
-                  "negative_prompt": plan.negative_prompt, "seed": plan.seed, "mode": plan.mode, "sampler": plan.sampler,
-                  "num_steps": plan.num_steps, "nfe": passes * plan.num_steps, "guidance_scale": plan.guidance_scale,
-                  "width": plan.width, "height": plan.height, "num_frames": plan.num_frames, "fps": self.preset.clip.fps,
-                  **{key: about[key] for key in ("device", "device_name", "precision", "threads", "torch", "kernels", "weights")}}
+        recipe = recipe_of(self.preset, plan, passes * plan.num_steps, self.describe())
         yield Result(frames, latent, self.preset.clip.fps,
                      {"text": text_s, "denoise": denoise_s, "decode": total - text_s - denoise_s, "total": total},
                      recipe, self.check_prompt(plan.prompt).notes)

@@ -1,8 +1,8 @@
 """Captions: from a clip to the words a user would type for it, and back.
 
 Every caption is true of its clip. What it leaves out is mostly at its default (camera still, motion still), so that a bare
-"penguin" has one meaning and only the scene is open. `parse_caption` is the other direction: it finds taught phrases in free
-text, for tests, for the probe and for the page's hint about words the model never saw.
+"penguin" has one meaning and only the scene is open. `parse_caption` is the other direction, and the law that
+captions are held to; what a page says about words the model never saw is vocabulary.py's.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from turbo_engine.distill.latents import LatentRing
+from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import load_world
@@ -24,7 +24,6 @@ TIME_SHIFT = 2.5
 UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
 SUBJECT_WEIGHT = 3.0
 CAPTION_DROPOUT = 0.1
-REFRESH_EVERY = 4         # steps; a refresh costs as much as half a step
 MUON_LR, ADAM_LR = 2.5e-3, 1e-3
 
 
@@ -73,8 +72,7 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
     optimizers, ema, step, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), 0, None
     compile_blocks(model, run)
     run.start_clock()
-    while ring.count < fill:
-        ring.refresh()
+    ring.fill(fill)
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
     while (progress := run.progress()) < 1:
         run.trace(step)

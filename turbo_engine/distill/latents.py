@@ -17,6 +17,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
+REFRESH_EVERY = 4         # training steps; a refresh costs as much as half a step
 
 
 class LatentRing:
@@ -52,6 +53,11 @@ class LatentRing:
         self._next = (self._next + self.fresh) % (self.capacity - self.capacity % self.fresh)
         self.count = min(self.capacity, self.count + self.fresh)
         self.seen += self.fresh
+
+    def fill(self, count: int) -> None:
+        """Refresh until the ring holds `count` clips."""
+        while self.count < count:
+            self.refresh()
 
     def draw(self, batch: int, *, caption_dropout: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """latent [B, C, T, H, W] float32, share [B, 1, T, H, W] in [0, 1], text [B, S, D]; zero text where dropped."""

