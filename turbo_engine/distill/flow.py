@@ -14,7 +14,7 @@ from torch import Tensor
 
 from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, save_dit
-from turbo_engine.distill.training import EMA, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import load_world
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
@@ -22,7 +22,7 @@ from turbo_engine.models.vae import VAE
 
 TIME_SHIFT = 2.5
 UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
-SUBJECT_WEIGHT = 3.0
+SUBJECT_WEIGHT = 8.0
 CAPTION_DROPOUT = 0.1
 MUON_LR, ADAM_LR = 2.5e-3, 1e-3
 
@@ -52,6 +52,12 @@ def compile_blocks(model: DiT, run: Run) -> None:
             block.compile(dynamic=False)
 
 
+def open_text_encoder(run: Run, args) -> MiniLM:
+    """The pruned copy where --text-encoder names one, else the installed one."""
+    options = dict(text_len=pocket_preset().text.text_len, device=run.device, dtype=torch.float16 if run.cuda else torch.float32)
+    return MiniLM(args.text_encoder, verify=False, **options) if args.text_encoder else MiniLM.installed(**options)
+
+
 def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
     """The encoder's weights and the text encoder from disk, and a ring around them."""
     preset = pocket_preset()
@@ -61,9 +67,7 @@ def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
     else:
         vae = load_vae(VAE(preset.vae), args.weights)
     vae.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    options = dict(text_len=preset.text.text_len, device=run.device, dtype=torch.float16 if run.cuda else torch.float32)
-    encoder = MiniLM(args.text_encoder, verify=False, **options) if args.text_encoder else MiniLM.installed(**options)
-    return LatentRing(run, load_world(), vae, encoder, capacity=capacity, fresh=fresh, size=64 if args.tiny else preset.clip.height)
+    return LatentRing(run, load_world(), vae, open_text_encoder(run, args), capacity=capacity, fresh=fresh, size=64 if args.tiny else preset.clip.height)
 
 
 def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_decay: float,
@@ -71,6 +75,11 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
     """Until the clock runs out; `save` gets the averaged weights and the steps done, three times and at the end."""
     optimizers, ema, step, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), 0, None
     compile_blocks(model, run)
+
+    def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor]:
+        return (flow_loss(model, latent, share, text, run),)
+
+    gradient_step = GradientStep(run, teacher_flow, optimizers.parameters)
     run.start_clock()
     ring.fill(fill)
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
@@ -80,28 +89,24 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
             save(ema.module, step)
         if step % REFRESH_EVERY == 0:
             ring.refresh()
-        loss = flow_loss(model, *ring.draw(batch, caption_dropout=CAPTION_DROPOUT), run)
-        optimizers.zero_grad()
-        loss.backward()
-        run.average_gradients(optimizers.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(optimizers.parameters, 1.0)
-        optimizers.step(trapezoid(progress))
+        loss, = gradient_step(*ring.draw(batch, caption_dropout=CAPTION_DROPOUT))
+        norm = optimizers.clipped_step(run, trapezoid(progress))
         ema.update()
         step += 1
-        running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
+        running = loss.clone() if running is None else running.lerp(loss, 0.02)
         if step % 250 == 0:
             run.log(step, loss=running, grad_norm=norm, samples=step * batch * run.world_size, clips_seen=ring.seen * run.world_size)
     save(ema.module, step)
 
 
-def add_model_options(parser) -> None:
+def add_model_options(parser, *, batch: int) -> None:
     parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
-    parser.add_argument("--batch", type=int, default=128, help="clips a step on each device")
+    parser.add_argument("--batch", type=int, default=batch, help="clips a step on each device")
 
 
 def main() -> None:
     parser = arguments("flow", 480)
-    add_model_options(parser)
+    add_model_options(parser, batch=128)
     parser.add_argument("--resume", action="store_true", help="start from the teacher in --weights")
     args = parser.parse_args()
     run = open_run("flow", args)

@@ -17,7 +17,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
-REFRESH_EVERY = 4         # training steps; a refresh costs as much as half a step
+REFRESH_EVERY = 6         # training steps; a refresh costs as much as one step
 
 
 class LatentRing:

@@ -39,11 +39,6 @@ class Muon:
             groups[parameter.shape].append(parameter)
         self._groups = [(group, torch.zeros_like(torch.stack([p.detach() for p in group]))) for group in groups.values()]
 
-    def zero_grad(self) -> None:
-        for group, _ in self._groups:
-            for parameter in group:
-                parameter.grad = None
-
     @torch.no_grad()
     def step(self) -> None:
         for group, average in self._groups:

@@ -6,6 +6,7 @@ Runs on a CPU too, given patience (--prompts 8).
 """
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,8 @@ def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
         full = to_uint8(studio.frames(studio.teacher(part, seeds, studio.preset.full.num_steps)))
         for name in scores:
             turbo = to_uint8(studio.frames(studio.student(part, seeds, 4, name)))
-            scores[name] += [float(ssim(a, b).mean()) for a, b in zip(turbo, full)]
+            with ThreadPoolExecutor() as workers:
+                scores[name] += workers.map(lambda a, b: float(ssim(a, b).mean()), turbo, full)
     return {name: {"ssim_mean": round(float(np.mean(s)), 4), "ssim_median": round(float(np.median(s)), 4)} for name, s in scores.items()}
 
 
