@@ -4,15 +4,21 @@ import math
 import pytest
 import torch
 
-from turbo_engine.distill import rcm
+from turbo_engine.denoiser import Denoiser
+from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import latent_share
 from turbo_engine.distill.muon import Muon
-from turbo_engine.distill.training import EMA, Optimizers, Run, trapezoid
+from turbo_engine.distill.pocket import pocket_preset
+from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.vae import psnr, reconstruction_loss
+from turbo_engine.distill.world import load_world
 from turbo_engine.models.config import DiTConfig, VAEConfig
-from turbo_engine.models.dit import DiT, plain_attention
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
+from turbo_engine.samplers import SAMPLERS
+from turbo_engine.schedule import rcm_times
 
 TINY = DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
                  text_dim=8, text_len=5, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
@@ -46,7 +52,8 @@ def test_flow_loss_falls_on_a_fixed_batch(run):
     for _ in range(60):
         torch.manual_seed(2)                               # the same times and noise each step
         loss = flow_loss(model, latent, share, text, run)
-        optimizers.zero_grad()
+        for parameter in optimizers.parameters:
+            parameter.grad = None
         loss.backward()
         optimizers.step(1.0)
         losses.append(loss.item())
@@ -88,78 +95,106 @@ def test_vae_loss_falls_on_a_fixed_batch():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_trig_velocity_is_the_same_estimate_as_the_flow_velocity():
-    """cos a x_a - sin a F must equal x_t - t v at the matching flow time."""
-    model, (latent, _, text) = tiny_dit().double(), tiny_batch(torch.float64)
-    angle = torch.tensor([0.2, 0.9, 1.5], dtype=torch.float64)
-    t = torch.tan(angle) / (1 + torch.tan(angle))
-    x_t = latent / rcm.broadcast(angle.sin() + angle.cos())
-    with torch.no_grad():
-        flow = x_t - rcm.broadcast(t) * model(x_t, 1000 * t, text)
-        trig = rcm.denoised_at(model, latent, angle, text)
-    torch.testing.assert_close(trig, flow, rtol=1e-9, atol=1e-9)
-
-
-def test_consistency_tangent_equals_finite_differences_in_float64():
-    model, (x, _, text) = tiny_dit().double(), tiny_batch(torch.float64)
-    teacher_velocity = torch.randn_like(x)
-    angle, step = torch.tensor([0.3, 0.8, 1.4], dtype=torch.float64), 1e-6
-    value, tangent = rcm.consistency_tangent(rcm.twin_of(model), x, angle, text, teacher_velocity, 0.7)
-    sin, cos = rcm.broadcast(angle.sin()), rcm.broadcast(angle.cos())
-    with torch.no_grad():
-        def along(d):
-            return rcm.trig_velocity(model, x + d * teacher_velocity, angle + d, text, plain_attention)
-
-        derivative = (along(step) - along(-step)) / (2 * step)
-        g = -cos ** 2 * (along(0) - teacher_velocity) - 0.7 * cos * sin * (x + derivative)
-        expected = g / (g.square().mean((1, 2, 3, 4), keepdim=True).sqrt() + rcm.TANGENT_FLOOR)
-    torch.testing.assert_close(value, along(0), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-5)
+TIMES = rcm_times(4, 80.0).tolist()
 
 
 class PointMass(torch.nn.Module):
-    """The exact network of data that is always 0.7: its velocity at x_t leads there from everywhere."""
+    """The exact network of data that is always `value`: its velocity at x_t leads there from everywhere."""
 
-    config = TINY
-
-    def __init__(self, wrong: float = 0.0):
+    def __init__(self, value: float = 0.7):
         super().__init__()
-        self.wrong = wrong
+        self.value = torch.nn.Parameter(torch.tensor(value))
 
-    def forward(self, x_t, timestep, text, attention=None):
-        t = rcm.broadcast(timestep / 1000)
-        return (x_t - 0.7) / t + self.wrong * t
-
-
-def test_a_consistent_student_has_no_tangent():
-    """It gives the same x0 all along the trajectory, so nothing is left to learn; one that does not, has a tangent."""
-    x = torch.randn(3, 4, 3, 4, 4, dtype=torch.float64)
-    angle = torch.tensor([0.3, 0.8, 1.4], dtype=torch.float64)
-    velocity = rcm.trig_velocity(PointMass(), x, angle, None)
-    _, tangent = rcm.consistency_tangent(PointMass(), x, angle, None, velocity, 1.0)
-    assert tangent.abs().max() < 1e-9
-    _, tangent = rcm.consistency_tangent(PointMass(wrong=0.5), x, angle, None, velocity, 1.0)
-    assert tangent.abs().max() > 0.1
+    def forward(self, x_t, timestep, text):
+        return (x_t - self.value) / (timestep / 1000).view(-1, 1, 1, 1, 1)
 
 
-def test_twin_follows_its_model_and_rollout_carries_gradient():
-    model, (latent, _, text) = tiny_dit(), tiny_batch()
-    twin = rcm.twin_of(model)
+def test_chain_is_the_fixed_noise_sampler():
+    model, (noise, _, text) = tiny_dit(), tiny_batch()
     with torch.no_grad():
-        model.patch_embedding.weight.add_(1.0)
-    assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(model.parameters(), twin.parameters()))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(8):
-        clip = rcm.rollout(model, torch.randn_like(latent), text, generator)
-        assert clip.shape == latent.shape and clip.requires_grad
+        steps = list(distil.chain(model, noise, text, TIMES))
+    denoise = Denoiser(model, model.embed_text(text))
+    for step, expected in zip(steps, SAMPLERS["fixed-noise"](denoise, noise, torch.tensor(TIMES, dtype=torch.float64), lambda: noise), strict=True):
+        torch.testing.assert_close(step.double(), expected.denoised, rtol=1e-3, atol=1e-3)
 
 
-def test_angles_of_the_consistency_term_stay_inside_the_samplers_range():
-    angles = rcm.draw_angles(4_000, torch.device("cpu"))
-    grid = torch.tensor(rcm.sampler_angles(4))
-    assert 0 < angles.min() and angles.max() <= math.atan(rcm.SIGMA_MAX) + 1e-6
-    on_grid = torch.isin(angles, grid).float().mean()
-    assert 0.2 < on_grid < 0.3
+def test_each_step_of_the_chain_has_a_gradient_of_its_own_step_alone():
+    """A point mass's answer is its value whatever it is given, so each step's mean moves by 1 with it, not by more through earlier steps."""
+    model = PointMass()
+    noise = torch.randn(3, 4, 3, 4, 4)
+    for step in distil.chain(model, noise, None, TIMES):
+        gradient, = torch.autograd.grad(step.mean(), model.value)
+        torch.testing.assert_close(gradient, torch.tensor(1.0), rtol=1e-4, atol=1e-4)
+
+
+def test_consistency_loss_counts_each_clip_by_its_distance():
+    clip = torch.zeros(2, 4, 3, 4, 4)
+    assert distil.consistency_loss(clip, clip) == 0
+    answer = torch.stack((torch.full_like(clip[0], 0.4), torch.full_like(clip[0], -0.2)))
+    assert float(distil.consistency_loss(answer, clip)) == pytest.approx(0.3, abs=0.03)
+
+
+def test_student_loss_falls_on_a_fixed_pair(run):
+    model, (noise, _, text) = tiny_dit(), tiny_batch()
+    clip = 0.3 * noise.roll(1, -1) + 0.5
+    optimizers = Optimizers(model, muon_lr=3e-3, adam_lr=3e-3)
+
+    def loss_of(noise, clip, text):
+        return (sum(distil.consistency_loss(step, clip) for step in distil.chain(model, noise, text, TIMES)) / 4,)
+
+    step = GradientStep(run, loss_of, optimizers.parameters)
+    losses = []
+    for _ in range(60):
+        losses.append(float(step(noise, clip, text)[0]))
+        optimizers.clipped_step(run, 1.0)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_score_distillation_pulls_clips_from_the_fake_networks_to_the_teachers():
+    """Teacher and fake agree: no pull. The teacher's clips brighter than the fake's: a pull to brighter, of about unit size."""
+    generated = torch.full((2, 4, 3, 4, 4), 0.2, requires_grad=True)
+    text = torch.zeros(2, 5, 8)
+    torch.manual_seed(0)
+    same = distil.score_loss(generated, PointMass(0.2), PointMass(0.2), text, 2.5)
+    assert float(same) < 1e-6
+    pulled, = torch.autograd.grad(distil.score_loss(generated, PointMass(0.7), PointMass(0.2), text, 2.5), generated)
+    assert (pulled < 0).all()
+    # target - generated = (0.7 - 0.2) / |0.2 - 0.7| = 1 everywhere, and the loss is half its mean square
+    torch.testing.assert_close(pulled, torch.full_like(pulled, -1 / pulled.numel()), rtol=1e-3, atol=0)
+
+
+def test_guidance_moves_away_from_the_clip_without_text():
+    class Reader(torch.nn.Module):
+        def forward(self, x_t, timestep, text):
+            return (x_t - text.mean((1, 2)).view(-1, 1, 1, 1, 1)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+
+    x0 = distil.guided_at(Reader(), torch.randn(2, 4, 3, 4, 4), torch.tensor([0.9, 0.5]), torch.full((2, 5, 8), 0.4), 2.5)
+    torch.testing.assert_close(x0, torch.full_like(x0, 1.0), rtol=1e-4, atol=1e-4)
+
+
+def test_trajectory_pool_holds_ends_of_the_teachers_trajectories(run):
+    """Of a point mass every trajectory ends at its value; the ring overwrites the oldest."""
+    preset = pocket_preset()
+    encoder = MiniLM.installed(text_len=preset.text.text_len, device="cpu", dtype=torch.float32)
+    pool = distil.TrajectoryPool(run, PointMass(), preset, load_world(), encoder, capacity=5, fresh=2)
+    for count in (2, 4, 4):
+        pool.refresh()
+        assert pool.count == count
+    noise, clip, text = pool.draw(3)
+    assert noise.shape == clip.shape == (3, *preset.latent_shape(33, 256, 256)) and noise.std() == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(clip, torch.full_like(clip, 0.7), rtol=1e-4, atol=1e-4)
+    assert text.shape == (3, preset.text.text_len, 384) and text.abs().sum() > 0
+
+
+def test_gradient_steps_that_share_parameters_keep_their_gradients_apart(run):
+    weight = torch.nn.Parameter(torch.tensor(2.0))
+    once = GradientStep(run, lambda x: (weight * x, x + 1), [weight])
+    twice = GradientStep(run, lambda x: (2 * weight * x,), [weight])
+    for _ in range(2):
+        loss, other = once(torch.tensor(3.0))
+        assert (float(loss), float(other), float(weight.grad)) == (6.0, 4.0, 3.0) and not loss.requires_grad
+        twice(torch.tensor(3.0))
+        assert float(weight.grad) == 6.0
 
 
 def test_times_lie_in_the_unit_interval_and_lean_to_noise():

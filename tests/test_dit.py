@@ -10,7 +10,6 @@ from turbo_engine.models.dit import (
     RMSNorm,
     fused_attention,
     patchify,
-    plain_attention,
     rope_angles,
     rotate,
     unpatchify,
@@ -78,7 +77,7 @@ def test_rope_turns_and_only_differences_matter():
 
 
 @pytest.mark.parametrize("tokens, keys", [(1, 1), (63, 7), (130, 130)])
-def test_plain_attention_is_attention(tokens, keys):
+def test_fused_attention_is_attention(tokens, keys):
     torch.manual_seed(3)
     q, k, v = torch.randn(2, 3, tokens, 16), torch.randn(2, 3, keys, 16), torch.randn(2, 3, keys, 16)
     expected = torch.empty_like(q)
@@ -86,13 +85,7 @@ def test_plain_attention_is_attention(tokens, keys):
         for h in range(3):
             weights = torch.exp(q[b, h].double() @ k[b, h].double().T / math.sqrt(16))
             expected[b, h] = (weights / weights.sum(1, keepdim=True) @ v[b, h].double()).float()
-    for attention in (plain_attention, fused_attention):
-        torch.testing.assert_close(attention(q, k, v), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_model_with_either_attention(model):
-    latent, timestep, text = batch()
-    torch.testing.assert_close(model(latent, timestep, text, plain_attention), model(latent, timestep, text), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fused_attention(q, k, v), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_kept_text_is_text(model):
@@ -113,23 +106,6 @@ def test_batch_rows_do_not_meet(model):
     both = model(latent, timestep, text)
     for i in range(2):
         torch.testing.assert_close(model(latent[i:i + 1], timestep[i:i + 1], text[i:i + 1]), both[i:i + 1], rtol=1e-4, atol=1e-5)
-
-
-def test_jvp_equals_finite_differences(model):
-    """In float64 and with the plain attention: what consistency training differentiates, along latent and time at once."""
-    model = model.double()
-    latent, timestep, text = batch(torch.float64)
-    tangent, speed = torch.randn_like(latent), torch.tensor([3.0, -2.0], dtype=torch.float64)
-
-    def forward(x, t):
-        return model(x, t, text, plain_attention)
-
-    _, derivative = torch.func.jvp(forward, (latent, timestep), (tangent, speed))
-    step = 1e-5
-    ahead, behind = (forward(latent + s * tangent, timestep + s * speed) for s in (step, -step))
-    numeric = (ahead - behind) / (2 * step)
-    assert derivative.dtype == torch.float64
-    torch.testing.assert_close(derivative, numeric, rtol=1e-5, atol=1e-6)
 
 
 def test_time_embedding_is_cosine_then_sine(model):

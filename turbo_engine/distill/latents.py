@@ -29,6 +29,7 @@ class LatentRing:
         if not run.tiny:
             self.compositor.prepare(size=size)
         self.rng = random.Random(50_000 + run.seed)
+        capacity -= capacity % fresh
         self.capacity, self.fresh, self.size = capacity, fresh, size
         self.count = self.seen = self._next = 0
         side = size // vae.config.spatial_stride
@@ -50,7 +51,7 @@ class LatentRing:
         self.latents[where] = latent.to(self.latents.dtype)
         self.shares[where] = latent_share(mask, latent.shape[-1]).to(self.shares.dtype)
         self.texts[where] = text.unflatten(0, (self.fresh, CAPTIONS_EACH)).to(self.texts.dtype)
-        self._next = (self._next + self.fresh) % (self.capacity - self.capacity % self.fresh)
+        self._next = (self._next + self.fresh) % self.capacity
         self.count = min(self.capacity, self.count + self.fresh)
         self.seen += self.fresh
 

@@ -130,7 +130,7 @@ def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
         for start in range(0, len(prompts), 8):
             part = list(prompts[start:start + 8])
             videos += list(to_uint8(studio.frames(make(part, [7] * len(part)))))
-        contact_sheet(videos, list(prompts), out / f"{name}.jpg", columns=3, frames=(0, 10, 21, 32), thumb=128)
+        contact_sheet(videos, list(prompts), out / f"{name}.webp", columns=3, frames=(0, 10, 21, 32), thumb=96)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def contact_sheet(
     Args:
         videos: [T, H, W, 3] uint8 RGB each.
         labels: one a video; what does not fit under its strip is cut off.
-        path: .png or .jpg.
+        path: .png, .jpg or .webp.
         frames: which frames of each; beyond the end means the last.
         thumb: height and width of a frame, pixels.
     Returns: path.
@@ -47,6 +47,6 @@ def contact_sheet(
             sheet[top : top + thumb, left + k * thumb : left + (k + 1) * thumb] = picture
         text = label.encode("ascii", "replace").decode()[: strip_width // 8]
         cv2.putText(sheet, text, (left + 2, top + thumb + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
-    if not cv2.imwrite(str(path), sheet):
-        raise OSError(f"{path}: could not write the sheet; expected a folder that exists and a name ending in .png or .jpg")
+    if not cv2.imwrite(str(path), sheet, (cv2.IMWRITE_WEBP_QUALITY, 75)):
+        raise OSError(f"{path}: could not write the sheet; expected a folder that exists and a name ending in .png, .jpg or .webp")
     return Path(path)

@@ -89,6 +89,7 @@ class TrajectoryPool:
     def __init__(self, run: Run, teacher: DiT, preset: Preset, world: World, text_encoder: MiniLM, *, capacity: int, fresh: int):
         self.run, self.teacher, self.full, self.world, self.text_encoder, self.fresh = run, teacher, preset.full, world, text_encoder, fresh
         self.rng = random.Random(70_000 + run.seed)
+        capacity -= capacity % fresh
         self.count = self._next = 0
         clip, kind = preset.clip, dict(device=run.device, dtype=torch.bfloat16 if run.cuda else torch.float32)
         shape = preset.latent_shape(clip.num_frames, clip.height, clip.width)
@@ -110,7 +111,7 @@ class TrajectoryPool:
         *_, last = SAMPLERS[self.full.sampler](denoise, noise, self._times, noise.clone)
         where = slice(self._next, self._next + self.fresh)
         self.noise[where], self.clips[where], self.texts[where] = noise, last.latent.to(self.clips.dtype), text.to(self.texts.dtype)
-        self._next = (self._next + self.fresh) % (len(self.noise) - len(self.noise) % self.fresh)
+        self._next = (self._next + self.fresh) % len(self.noise)
         self.count = min(len(self.noise), self.count + self.fresh)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:

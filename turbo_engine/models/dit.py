@@ -24,12 +24,6 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in elementary operations, which have forward-mode derivatives (the fused kernels have none)."""
-    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    return logits.softmax(-1) @ v
-
-
 def widen(x: Tensor) -> Tensor:
     """float32, or wider where x is wider already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -53,7 +47,7 @@ def layer_norm(x: Tensor, eps: float) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm whose scale and shift are separate operations: traced forward-mode derivatives need it (torch 2.13)."""
+    """nn.LayerNorm on a float32 stream, whatever the dtype of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.eps) * self.weight + self.bias
