@@ -156,7 +156,7 @@ def test_score_distillation_pulls_clips_from_the_fake_networks_to_the_teachers()
     text = torch.zeros(2, 5, 8)
     torch.manual_seed(0)
     same = distil.score_loss(generated, PointMass(0.2), PointMass(0.2), text, 2.5)
-    assert float(same) < 1e-6
+    assert same.item() < 1e-6
     pulled, = torch.autograd.grad(distil.score_loss(generated, PointMass(0.7), PointMass(0.2), text, 2.5), generated)
     assert (pulled < 0).all()
     # target - generated = (0.7 - 0.2) / |0.2 - 0.7| = 1 everywhere, and the loss is half its mean square
