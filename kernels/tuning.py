@@ -1,4 +1,5 @@
-"""Grids of launch settings for `triton.autotune`."""
+"""Grids of launch settings for `triton.autotune`. RUSHES_TUNE=0 takes the first of each: a quick start, and quick tests."""
+import os
 from itertools import product
 
 import triton
@@ -6,7 +7,7 @@ import triton
 
 def autotune_configs(num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, ...] = (2,),
                      **blocks: tuple[int, ...]) -> list[triton.Config]:
-    """Every combination of the given values; only the first when TRITON_INTERPRET=1, where there is nothing to time.
+    """Every combination of the given values; only the first with RUSHES_TUNE=0 or TRITON_INTERPRET=1, where there is nothing to time.
 
     Args: num_warps, num_stages: launch settings to try; blocks: constexpr sizes by name, e.g. BLOCK_C=(512, 1024).
     """
@@ -14,4 +15,4 @@ def autotune_configs(num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, .
         triton.Config(dict(zip(blocks, sizes)), num_warps=warps, num_stages=stages)
         for *sizes, warps, stages in product(*blocks.values(), num_warps, num_stages)
     ]
-    return configs[:1] if triton.knobs.runtime.interpret else configs
+    return configs[:1] if triton.knobs.runtime.interpret or os.environ.get("RUSHES_TUNE") == "0" else configs
