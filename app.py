@@ -48,11 +48,15 @@ def serve(
 ) -> int:
     """Run the app until Ctrl-C; returns the exit code. make_engine is called on the worker thread."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    from turbo_engine.store import Store, StoreError
     try:
         listener = _listen(port)
         data_dir = _data_folder(data_dir)
-    except OSError as error:
+        store = Store(data_dir)
+    except (OSError, StoreError) as error:
         return _refuse(str(error))
+    for note in store.notes:
+        print(f"app.py: {note}", file=sys.stderr)
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}/"
     # Gradio reads these at import.
@@ -60,9 +64,10 @@ def serve(
         GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(data_dir / "gradio")
     )
 
+    from ui.archive import Archive
     from ui.handlers import OPENING, add_routes
     from ui.live import Desk
-    desk = Desk(make_engine, OPENING)
+    desk = Desk(make_engine, OPENING, archive=Archive(store))
     desk.start()                                    # the model loads while the page is built and served
 
     import uvicorn

@@ -1,6 +1,7 @@
 """The engine with tiny random weights in the shipped format: events, determinism, stopping, and what it refuses."""
 import gc
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -180,6 +181,35 @@ def test_one_job_at_a_time(engine, calls):
     first.close()
     assert done.wait(20)
     thread.join()
+
+
+def test_a_job_that_gives_way_makes_the_same_clip_bit_for_bit(engine, calls):
+    """Another job runs inside it, between two blocks of a step and of the decoder; its own times leave that out."""
+    alone, made = last(engine, FULL), len(calls)
+    asked, between = [], []
+
+    def give_way():
+        asked.append(len(calls))
+        if len(asked) % 3 == 0:
+            between.append(last(engine, changed(TURBO, seed=len(asked))))
+            time.sleep(0.05)
+
+    result = [*engine.generate(FULL, give_way=give_way)][-1]
+    assert np.array_equal(result.frames, alone.frames) and np.array_equal(result.latent, alone.latent)
+    assert len(between) > 3 and np.array_equal(between[0].frames, last(engine, changed(TURBO, seed=3)).frames)
+    assert result.recipe["nfe"] == alone.recipe["nfe"] and len(asked) > made
+    assert result.stage_s["total"] < alone.stage_s["total"] + 0.05 * len(between)
+
+
+def test_what_give_way_raises_ends_the_job(engine):
+    class Enough(Exception):
+        pass
+
+    def give_way():
+        raise Enough
+    with pytest.raises(Enough):
+        list(engine.generate(FULL, give_way=give_way))
+    assert np.array_equal(last(engine, TURBO).frames, last(engine, TURBO).frames)
 
 
 def test_another_thread_may_continue_a_job(engine):

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.timeout(60)
 class Page:
     """A page as the desk sees it, keeping what it is sent."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: Desk, name: str = ""):
         self.desk = desk
-        self.session = Session(asyncio.get_running_loop())
+        self.session = Session(asyncio.get_running_loop(), name)
         self.messages: list[dict] = []
         self.frames: list[tuple[int, int, int, int]] = []       # generation, kind, index, total, in order of arrival
         self._task = asyncio.create_task(self._read())
@@ -245,18 +245,17 @@ def test_two_pages_do_not_take_each_others_edits():
     run(scenario, FakeEngine(step_s=0.01))
 
 
-def test_a_closed_page_stops_its_work():
-    engine = FakeEngine(step_s=0.1)
+def test_a_closed_page_stops_its_preview():
+    engine = FakeEngine(step_s=0.2)
 
     async def scenario(desk):
         page = Page(desk)
-        page.render(1, "a robot", num_steps=50)
-        await page.until(type="progress", mode="full", stage="denoise")
+        page.edit(1, "a robot")
+        await page.until(type="progress", stage="denoise")
         page.close()
-        asked = time.monotonic()
         while not engine.stopped:
             await asyncio.sleep(0.01)
-        assert time.monotonic() - asked < 1.0
+        assert prompts(engine.stopped) == ["a robot"]
     run(scenario, engine)
 
 
@@ -274,19 +273,74 @@ def test_a_full_render_counts_its_steps_and_brings_its_clip():
     run(scenario, FakeEngine(step_s=0.01))
 
 
-def test_edits_wait_for_a_full_render_and_follow_it():
-    engine = FakeEngine(step_s=0.02)
+def test_edits_come_between_and_the_full_render_goes_on():
+    """A step of 0.4 s is stepped out of within a block of it, nothing of it is made twice, and its clip is the same."""
+    engine = FakeEngine()
 
     async def scenario(desk):
         page = Page(desk)
-        page.render(1, "a robot", num_steps=10)
-        await page.until(type="progress", mode="full", stage="denoise")
-        page.edit(2, "a rocket")
-        page.edit(3, "a ship")
-        assert await page.until(type="paused", generation=2)
-        await page.until(type="clip", generation=3, kind=TURBO)
-        assert prompts(engine.finished) == ["a penguin", "a robot", "a ship"]
+        page.render(1, "a robot", num_steps=4)
+        alone = (await page.until(type="clip", kind=FULL))["id"]
+        page.edit(2, "a ship")
+        await page.until(type="clip", generation=2, kind=TURBO)
+        desk.clips = Clips()                                    # forget it
+        engine.step_s = 0.4
+        page.render(3, "a robot", num_steps=4)
+        first = await page.until(type="progress", generation=3, stage="denoise", step=1)
+        engine.step_s = 0.0
+        asked = time.monotonic()
+        page.edit(4, "a rocket")
+        await page.until(type="clip", generation=4, kind=TURBO)
+        assert time.monotonic() - asked < 0.25
+        page.edit(5, "a hat")
+        await page.until(type="clip", generation=5, kind=TURBO)
+        assert not [m for m in page.of("clip") if m["generation"] == 3 and m["kind"] == FULL]
+        again = await page.until(type="clip", generation=3, kind=FULL)
+        assert first["eta_s"] < 2.0 and again["id"] != alone
+        steps = [m["step"] for m in page.of("progress") if m["generation"] == 3 and m["stage"] == "denoise"]
+        assert steps == sorted(set(steps)) and steps[0] == 1            # an unsent one is overtaken, none is told twice
         page.close()
+    run(scenario, engine)
+
+
+def test_a_full_render_outlives_its_page_and_greets_it_when_it_comes_back():
+    engine = FakeEngine(step_s=0.05)
+
+    async def scenario(desk):
+        page = Page(desk, "tab")
+        page.render(7, "a robot", num_steps=8)
+        await page.until(type="progress", mode="full", stage="denoise", step=2)
+        page.close()
+        back = Page(desk, "tab")
+        assert (await back.until(type="render", generation=7))["num_steps"] == 8
+        assert (await back.until(type="progress", mode="full", stage="denoise"))["step"] >= 2
+        assert (await back.until(type="clip", kind=FULL))["generation"] == 7
+        assert await back.whole(7, FULL) == list(range(33))
+        back.close()
+        third, stranger = Page(desk, "tab"), Page(desk, "another")
+        await third.until(type="clip", kind=FULL)               # done meanwhile: shown all the same
+        await stranger.until(type="engine")
+        await asyncio.sleep(0.05)
+        assert not stranger.of("render") and not stranger.of("clip")
+        third.close(), stranger.close()
+    run(scenario, engine)
+
+
+def test_a_render_that_failed_while_its_page_was_away_says_so_when_it_is_back():
+    engine = FakeEngine(step_s=0.02)
+
+    async def scenario(desk):
+        page = Page(desk, "tab")
+        page.render(1, "a robot", num_steps=40)
+        await page.until(type="progress", mode="full", stage="denoise")
+        page.close()
+        engine.error, engine.fail_at = RuntimeError("no memory"), "denoise"
+        while desk._renders:
+            await asyncio.sleep(0.01)
+        engine.fail_at = None
+        back = Page(desk, "tab")
+        assert "stumbled" in (await back.until(type="error", mode="full", generation=1))["message"]
+        back.close()
     run(scenario, engine)
 
 
@@ -312,8 +366,8 @@ def test_cancel_stops_a_full_render_within_a_step_and_live_goes_on():
         page = Page(desk)
         page.render(1, "a robot", num_steps=50)
         await page.until(type="progress", mode="full", stage="denoise", step=2)
-        page.edit(2, "a ship")
         desk.cancel(page.session)
+        page.edit(2, "a ship")
         await page.until(type="cancelled", generation=1)
         await page.until(type="clip", generation=2, kind=TURBO)
         assert prompts(engine.stopped) == ["a robot"]

@@ -24,6 +24,20 @@ def test_stages_add_up_and_waiting_counts_in_the_total():
     assert synced == [101.0, 103.5, 105.75]                    # once a stage, before the clock is read
 
 
+def test_a_stopped_watch_charges_nobody():
+    clock = Clock()
+    watch = Stopwatch(clock=clock)
+    with watch.stage("denoise"):
+        clock.now += 1.0
+        with watch.stopped():
+            clock.now += 40.0
+        clock.now += 0.5
+    with pytest.raises(RuntimeError), watch.stopped():
+        clock.now += 7.0
+        raise RuntimeError
+    assert watch.report() == {"denoise": 1.5, "total": 1.5}
+
+
 def test_a_stage_that_fails_is_charged():
     clock = Clock()
     watch = Stopwatch(clock=clock)

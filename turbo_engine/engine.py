@@ -1,8 +1,11 @@
-"""Request in, events out: the models stay warm, one job runs at a time, and closing its iterator stops it between steps."""
+"""Request in, events out: the models stay warm, one job runs at a time, and closing its iterator stops it between steps.
+
+A long job can give way: between two blocks of its network it lets another job run to its end, and then goes on where it was.
+"""
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,8 @@ class Engine:
         self._student_method = ""
         self._lock = threading.Lock()
         self._decode_s: float | None = None
+        self._give_way: Callable[[], None] | None = None        # of the job that runs now
+        self._started: torch.cuda.Event | None = None           # what the last block put on the device
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -68,6 +73,12 @@ class Engine:
             self._encoder = MiniLM.installed(text_len=text.text_len, device=self.device, dtype=torch.float32)
         self._networks = {role: self._place(network) for role, network in networks.items()}
         self._vae = self._place(vae).to(memory_format=torch.channels_last)
+        for network in self._networks.values():
+            for block in network.blocks:
+                block.register_forward_pre_hook(self._between_blocks)
+        for block in self._vae.decoder.children():
+            for part in block if isinstance(block, torch.nn.ModuleList) else (block,):
+                part.register_forward_pre_hook(self._between_blocks)
         self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]))
         world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
         self._vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
@@ -124,50 +135,80 @@ class Engine:
 
     # -- work --------------------------------------------------------------------------------------------------------
 
-    def generate(self, request: Request) -> Iterator[Event]:
+    def generate(self, request: Request, *, give_way: Callable[[], None] | None = None) -> Iterator[Event]:
         """Make one clip: Progress and Preview events, a Result last.
 
         Waits while another job runs: close that one first where the same thread runs both. Closing the iterator stops the
         work at the next step and frees what the request held.
+
+        give_way: called between any two blocks of the networks, some hundred times a second at most; until it returns the
+            job stands still and another may run, also from within this very call. Its clip is the same bit for bit, its
+            times leave the wait out. What it raises ends the job.
         Raises: RequestError at once; TurboError while running if the numbers go bad.
         """
         self._require_loaded()
-        return self._run(resolve(request, self.preset))
+        return self._run(resolve(request, self.preset), give_way)
 
-    def _run(self, plan: Request) -> Iterator[Event]:
+    def _run(self, plan: Request, give_way: Callable[[], None] | None) -> Iterator[Event]:
         with self._lock:
             watch = Stopwatch(self._sync)
-            with watch.stage("text"):
-                denoise = self._denoiser(plan)
-            yield Progress("text", 1, 1, watch.elapsed, None)
+            try:
+                self._give_way = give_way and (lambda: self._step_aside(give_way, watch))
+                yield from self._work(plan, watch)
+            finally:
+                self._give_way = None
 
-            generator = torch.Generator().manual_seed(plan.seed)
-            shape = (1, *self.preset.latent_shape(plan.num_frames, plan.height, plan.width))
+    def _between_blocks(self, *_) -> None:
+        if self._give_way is not None:
+            if self.device.type == "cuda":                     # never further ahead of the device than one block
+                if self._started is not None:
+                    self._started.synchronize()
+                self._started = torch.cuda.Event()
+                self._started.record()
+            self._give_way()
 
-            def draw() -> Tensor:                              # on the CPU, so that a seed means one shot on any device
-                return torch.randn(shape, generator=generator).to(self.device)
+    def _step_aside(self, give_way: Callable[[], None], watch: Stopwatch) -> None:
+        resume, self._give_way = self._give_way, None
+        self._lock.release()
+        try:
+            with watch.stopped():
+                give_way()
+        finally:
+            self._lock.acquire()
+            self._give_way = resume
 
-            steps = SAMPLERS[plan.sampler](denoise, draw(), self._times(plan), draw)
-            for _ in range(plan.num_steps):
-                with watch.stage("denoise"):
-                    step = next(steps)
-                _require_finite(step.denoised, f"step {step.index}")
-                left = plan.num_steps - step.index
-                eta = watch.stages["denoise"] / step.index * left + (self._decode_s or 0.0)
-                yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta)
-                if step.index in plan.preview_steps:
-                    with watch.stage("preview"):
-                        frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES])
-                    yield Preview(step.index, plan.num_steps, frames, watch.elapsed)
+    def _work(self, plan: Request, watch: Stopwatch) -> Iterator[Event]:
+        with watch.stage("text"):
+            denoise = self._denoiser(plan)
+        yield Progress("text", 1, 1, watch.elapsed, None)
 
-            yield Progress("decode", 1, 1, watch.elapsed, self._decode_s)
-            with watch.stage("decode"):
-                frames = self._to_frames(step.latent)
-            self._decode_s = watch.stages["decode"]
-            _require_picture(frames)
-            latent = step.latent[0].float().cpu().numpy()
-            notes = self.check_prompt(plan.prompt).notes
-            yield Result(frames, latent, self.preset.clip.fps, watch.report(), recipe_of(self.preset, plan, denoise.nfe, self.describe()), notes)
+        generator = torch.Generator().manual_seed(plan.seed)
+        shape = (1, *self.preset.latent_shape(plan.num_frames, plan.height, plan.width))
+
+        def draw() -> Tensor:                              # on the CPU, so that a seed means one shot on any device
+            return torch.randn(shape, generator=generator).to(self.device)
+
+        steps = SAMPLERS[plan.sampler](denoise, draw(), self._times(plan), draw)
+        for _ in range(plan.num_steps):
+            with watch.stage("denoise"):
+                step = next(steps)
+            _require_finite(step.denoised, f"step {step.index}")
+            left = plan.num_steps - step.index
+            eta = watch.stages["denoise"] / step.index * left + (self._decode_s or 0.0)
+            yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta)
+            if step.index in plan.preview_steps:
+                with watch.stage("preview"):
+                    frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES])
+                yield Preview(step.index, plan.num_steps, frames, watch.elapsed)
+
+        yield Progress("decode", 1, 1, watch.elapsed, self._decode_s)
+        with watch.stage("decode"):
+            frames = self._to_frames(step.latent)
+        self._decode_s = watch.stages["decode"]
+        _require_picture(frames)
+        latent = step.latent[0].float().cpu().numpy()
+        notes = self.check_prompt(plan.prompt).notes
+        yield Result(frames, latent, self.preset.clip.fps, watch.report(), recipe_of(self.preset, plan, denoise.nfe, self.describe()), notes)
 
     def _denoiser(self, plan: Request) -> Denoiser:
         role = _ROLE[plan.mode]

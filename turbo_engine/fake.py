@@ -5,7 +5,7 @@ Its clips are moving gradients whose hue follows the prompt, whose phase follows
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from turbo_engine.distill.world import load_world
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
+from turbo_engine.stats import Stopwatch
 from turbo_engine.types import Event, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport, Vocabulary
+
+BLOCK_S = 0.03               # what one block of pocket's network takes on two cores
 
 
 class FakeEngine:
@@ -63,24 +66,33 @@ class FakeEngine:
         stride = self.preset.vae.spatial_stride
         return _gradient(4 * (frames - 1) + 1, height * stride, width * stride, hue, phase, sharpness)
 
-    def generate(self, request: Request) -> Iterator[Event]:
-        """The events of a real engine in the same order. Raises at once: RequestError."""
+    def generate(self, request: Request, *, give_way: Callable[[], None] | None = None) -> Iterator[Event]:
+        """The events of a real engine in the same order; it gives way every BLOCK_S of its sleep. Raises at once: RequestError."""
         self.requests.append(request)
-        return self._run(request, resolve(request, self.preset))
+        return self._run(request, resolve(request, self.preset), give_way)
 
-    def _run(self, request: Request, plan: Request) -> Iterator[Event]:
+    def _run(self, request: Request, plan: Request, give_way: Callable[[], None] | None) -> Iterator[Event]:
         with self._lock:
-            start = time.monotonic()
+            watch = Stopwatch()
             try:
-                yield from self._work(plan, start)
+                yield from self._work(plan, watch, give_way)
                 self.finished.append(request)
-            except GeneratorExit:
+            except BaseException:
                 self.stopped.append(request)
                 raise
 
-    def _work(self, plan: Request, start: float) -> Iterator[Event]:
+    def _work(self, plan: Request, watch: Stopwatch, give_way: Callable[[], None] | None) -> Iterator[Event]:
         def elapsed() -> float:
-            return time.monotonic() - start
+            return watch.elapsed
+
+        def between() -> None:
+            if give_way is not None:
+                self._lock.release()
+                try:
+                    with watch.stopped():
+                        give_way()
+                finally:
+                    self._lock.acquire()
 
         self._part("text", self.text_s)
         text_s = elapsed()
@@ -89,7 +101,7 @@ class FakeEngine:
         latent[0] = int.from_bytes(hashlib.blake2s(plan.prompt.encode()).digest()[:2], "little") / 65536
         latent[1] = plan.seed % 64 / 64
         for step in range(1, plan.num_steps + 1):
-            self._part("denoise", self.step_s)
+            self._part("denoise", self.step_s, between)
             latent[2] = step / plan.num_steps
             done = elapsed()
             yield Progress("denoise", step, plan.num_steps, done, (done - text_s) / step * (plan.num_steps - step))
@@ -106,11 +118,14 @@ class FakeEngine:
                      {"text": text_s, "denoise": denoise_s, "decode": total - text_s - denoise_s, "total": total},
                      recipe, self.check_prompt(plan.prompt).notes)
 
-    def _part(self, stage: str, seconds: float) -> None:
+    def _part(self, stage: str, seconds: float, between: Callable[[], None] = lambda: None) -> None:
         if self.fail_at == stage and self.error is not None:
             raise self.error
-        if seconds:
-            time.sleep(seconds)
+        between()
+        while seconds > 0:
+            time.sleep(min(seconds, BLOCK_S))
+            seconds -= BLOCK_S
+            between()
 
 
 def _gradient(num_frames: int, height: int, width: int, hue: float, phase: float, sharpness: float) -> np.ndarray:

@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -48,38 +50,73 @@ def encode_mp4(path: Path | str, frames: np.ndarray, fps: int, recipe: dict | No
 def encode_mp4_bytes(frames: np.ndarray, fps: int, recipe: dict | None = None, *, crf: int = 18,
                      preset: str = "ultrafast") -> bytes:
     """An MP4 in memory, its index first so that it starts at once when streamed. The defaults are quick, for a page."""
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
     _check_frames(frames)
     count, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise OutputError(f"size: expected even numbers for H.264, got {width}x{height}; crop a row or column")
+    return encode_video(frames, count, (height, width), fps, recipe, options=h264_options(crf, preset))
+
+
+def h264_options(crf: int, preset: str) -> dict[str, str]:
+    """x264's options. Without mbtree: its vector code gave two different files for the same frames, 21 of 60 times
+    (64 x 64, x264 in PyAV 18.1)."""
+    return {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
+
+
+def encode_video(pictures: Iterable[np.ndarray], count: int, size: tuple[int, int], fps: int | Fraction,
+                 recipe: dict | None = None, *, container: str = "mp4", encoder: str = "libx264",
+                 options: dict[str, str] | None = None, codec_tag: str | None = None,
+                 tick: Callable[[], None] = lambda: None) -> bytes:
+    """A video file in memory, its index first: 8 bits, 4:2:0, BT.709, limited range, and tagged so.
+
+    Args: pictures: count of them, uint8 [H, W, 3] RGB, taken one by one. size: (H, W), both even. container: "mp4" or
+        "webm". recipe: JSON-ready, kept in the comment tag. tick: called after each picture taken and each packet
+        made, about 2 count times; what it raises stops the work and comes out of here.
+    Raises: OutputError if this PyAV lacks the encoder or the encoder refuses the clip.
+    """
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
     comment = "" if recipe is None else json.dumps(recipe, ensure_ascii=False)
     room = 8192 + 64 * count + len(comment.encode())           # for the index, which grows with the frames; the rest is padding
+    index_first = ({"moov_size": str(room)} if container == "mp4" else
+                   {"reserve_index_space": str(1024 + count), "fflags": "+bitexact"})   # bitexact: no random segment number
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"moov_size": str(room)}) as container:
+    with av.open(buffer, "w", format=container, options=index_first) as file:
         if comment:
-            container.metadata["comment"] = comment
+            file.metadata["comment"] = comment
         try:
-            stream = container.add_stream("libx264", rate=fps)
+            stream = file.add_stream(encoder, rate=fps)
         except ValueError as error:                                # av.codec.codec.UnknownCodecError
-            raise OutputError("H.264: expected an encoder in PyAV, found none; reinstall it: pip install --force-reinstall av"
-                              ) from error
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # Without mbtree: its vector code gave two different files for the same frames, 21 of 60 times (64 x 64, x264 in PyAV 18.1).
-        stream.options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
+            name = "H.264" if encoder == "libx264" else encoder
+            raise OutputError(f"{name}: expected an encoder in PyAV, found none; reinstall it: "
+                              "pip install --force-reinstall av") from error
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.options = "yuv420p", options or {}
         context = stream.codec_context
+        if codec_tag:
+            context.codec_tag = codec_tag
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for index, picture in enumerate(frames):
+        try:
+            context.open(strict=False)
+        except av.error.FFmpegError as error:
+            raise OutputError(f"size: expected one that {encoder} takes, got {size[1]}x{size[0]}; try another size or format"
+                              ) from error
+
+        def pack(frame):
+            for packet in stream.encode_lazy(frame):               # one by one: the last call makes up to 40 at once
+                file.mux(packet)
+                tick()
+        for index, picture in enumerate(pictures):
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = rgb.reformat(format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
                                  dst_colorspace=Colorspace.ITU709, dst_color_primaries=ColorPrimaries.BT709,
                                  dst_color_trc=ColorTrc.BT709)
             frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            pack(frame)
+            tick()
+        pack(None)
     return buffer.getvalue()
 
 

@@ -9,9 +9,21 @@ class Stopwatch:
     """Seconds by stage. `sync` waits for an accelerator, so that a stage is charged for the work it started."""
 
     def __init__(self, sync: Callable[[], None] | None = None, clock: Callable[[], float] = time.perf_counter):
-        self._sync, self._clock = sync or (lambda: None), clock
+        self._sync, self._wall, self._stopped_s = sync or (lambda: None), clock, 0.0
         self._start = clock()
         self.stages: dict[str, float] = {}
+
+    def _clock(self) -> float:
+        return self._wall() - self._stopped_s
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The body's time counts nowhere: not in the stage it interrupts, not in the total."""
+        start = self._wall()
+        try:
+            yield
+        finally:
+            self._stopped_s += self._wall() - start
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -25,7 +37,7 @@ class Stopwatch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the watch was made, whoever used them."""
+        """Seconds since the watch was made, whoever used them; less those it was stopped."""
         return self._clock() - self._start
 
     def report(self) -> dict[str, float]:

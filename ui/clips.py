@@ -13,7 +13,10 @@ from turbo_engine.types import Request, Result
 
 @dataclass(frozen=True)
 class Edit:
-    """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one."""
+    """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
+
+    saved: id of a clip in the history, which is to be shown and not made.
+    """
 
     generation: int
     prompt: str
@@ -21,6 +24,7 @@ class Edit:
     mode: str = "turbo"
     num_steps: int | None = None
     sampler: str | None = None
+    saved: str | None = None
 
     @property
     def words(self) -> str:

@@ -1,4 +1,4 @@
-"""Our own routes beside Gradio's: the live socket, finished clips by opaque id, the player's files."""
+"""Our own routes beside Gradio's: the live socket, finished clips by opaque id, how alike two are, the player's files."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import contextlib
 import json
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 from starlette.staticfiles import StaticFiles
 
 from turbo_engine.errors import OutputError
 from turbo_engine.media import encode_mp4
 from turbo_engine.presets import TURBO_SAMPLERS, Preset
+from turbo_engine.store import StoreError
 
 from .clips import Edit
+from .history import add_history_routes
 from .live import Desk, Session
+from .scores import Scores
 
 log = logging.getLogger("rushes.live")
 
@@ -35,15 +39,18 @@ EXAMPLES = (
 )
 MAX_MESSAGE_CHARS = 40_000
 MAX_SEED = 2**32 - 1
+PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be known by after a reload
 
 
 def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:
     hello = {"type": "hello", **describe_page(preset)}
+    scores = Scores()
 
     @app.websocket("/rt/ws")
     async def live(websocket: WebSocket):
         await websocket.accept()
-        session = Session(asyncio.get_running_loop())
+        name = websocket.query_params.get("page", "")
+        session = Session(asyncio.get_running_loop(), name if PAGE_NAME.fullmatch(name) else "")
         session.post(hello)
         desk.connect(session)
         sending = asyncio.create_task(_send(websocket, session))
@@ -76,6 +83,19 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
         return FileResponse(name, media_type="video/mp4", filename=found.file_name, background=forget,
                             headers={"Cache-Control": "no-store"})
 
+    @app.get("/rt/compare/{id_a}/{id_b}")
+    def compare(id_a: str, id_b: str):      # not async: FastAPI runs it on a thread
+        """PSNR and SSIM of two kept clips, frame by frame, from their lossless frames."""
+        pair = desk.clips.get(id_a), desk.clips.get(id_b)
+        if None in pair:
+            raise HTTPException(404, "One of the two clips is no longer kept; render it again.")
+        try:
+            return JSONResponse(scores.of(*pair), headers={"Cache-Control": "no-store"})
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from error
+
+    if desk.archive is not None:
+        add_history_routes(app, desk.archive)
     app.mount("/rt/viewer", _Fresh(directory=Path(__file__).parent / "viewer"))
 
 
@@ -102,11 +122,13 @@ def _obey(desk: Desk, session: Session, text: str) -> None:
     """One message of the page. What is not one of ours is answered with an error and changes nothing."""
     try:
         op, edit = read_message(text)
-    except ValueError as error:
+        if op == "open" and desk.archive is not None:
+            edit = desk.archive.edit_of(edit.saved, edit.generation)
+    except (ValueError, StoreError) as error:
         return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
-    if op == "edit":
+    if op == "edit" or (op == "open" and edit.mode == "turbo"):
         desk.edit(session, edit)
-    elif op == "final":
+    elif op in ("final", "open"):
         desk.render(session, edit)
     else:
         desk.cancel(session)
@@ -124,8 +146,10 @@ def read_message(text: str) -> tuple[str, Edit | None]:
     op = message.get("op") if isinstance(message, dict) else None
     if op == "cancel":
         return op, None
-    if op not in ("edit", "final"):
-        raise ValueError("op: expected edit, final or cancel; reload the page")
+    if op not in ("edit", "final", "open"):
+        raise ValueError("op: expected edit, final, open or cancel; reload the page")
+    if op == "open":
+        return op, Edit(_whole(message, "generation"), "", 0, saved=str(message.get("id"))[:40])
     if not isinstance(message.get("prompt"), str):
         raise ValueError("prompt: expected text; reload the page")
     num_steps = message.get("num_steps")

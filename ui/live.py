@@ -1,9 +1,9 @@
 """The live desk: edits in, moving pictures out. One engine, one worker thread, any number of open pages.
 
 Each page has a mailbox of one: a newer edit takes the place of a waiting one. A running preview is dropped for a newer
-edit only when `Patience` says so. A full render waits until no preview is wanted, then has the engine to itself; edits
-made meanwhile wait and the page says so. The worker never touches a socket and the event loop never touches the engine:
-between them stands an `Outbox` per page.
+edit only when `Patience` says so. A full render belongs to the desk: it runs while no preview is wanted, gives way to
+edits between two blocks of its network, and goes on when its page is closed or reloaded. The worker never touches a
+socket and the event loop never touches the engine: between them stands an `Outbox` per page.
 
 On the wire, engine to page: JSON text, and per picture one binary message,
 generation u32 | kind u8 (ROUGH, TURBO, FULL, FULL_ROUGH) | index u16 | total u16 | JPEG, big-endian.
@@ -15,16 +15,18 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 import struct
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from turbo_engine.errors import TurboError
 from turbo_engine.media import encode_jpeg
 from turbo_engine.types import Preview, Progress, Result
 
+from .archive import Archive, describe
 from .clips import Clip, Clips, Edit
 
 log = logging.getLogger("rushes.live")
@@ -99,15 +101,18 @@ class Outbox:
 
 
 class Session:
-    """One open page. Fields below are guarded by the desk's lock."""
+    """One connection of a page. Fields below are guarded by the desk's lock.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop):
+    page: names the page over its reloads and reconnections.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, page: str = ""):
+        self.page = page or secrets.token_urlsafe(12)
         self.outbox = Outbox()
         self._loop = loop
         self.closed = False
         self.waiting: Edit | None = None        # the mailbox of one
         self.wanted: Edit | None = None         # the newest edit that asks for another clip than the one before
-        self.final: Edit | None = None          # the full render asked for, until it ends
         self.shown_generation = 0
         self.patience = Patience()
 
@@ -127,21 +132,45 @@ class Session:
             self._loop.call_soon_threadsafe(self.outbox.put, payloads, tag)
 
 
+class _Dropped(Exception):
+    """Raised out of a running job that nobody wants any more."""
+
+
+class Job:
+    """A clip to make. A preview is its session's; a full render (session None) is its page's, whoever listens."""
+
+    def __init__(self, edit: Edit, page: str, session: Session | None = None):
+        self.edit, self.page, self.session = edit, page, session
+        self.progress: dict | None = None       # of a full render, as last told
+
+    @property
+    def full(self) -> bool:
+        return self.edit.mode == "full"
+
+
 class Desk:
     """Owns the engine and its one thread.
 
     make_engine: returns a loaded engine; called on the worker thread, since loading takes seconds.
     opening: the edit a fresh page shows; made once after loading, so that the first page is met by a picture.
+    archive: where finished clips are kept; None keeps them in memory alone.
     """
 
-    def __init__(self, make_engine: Callable[[], object], opening: Edit, *, clips: Clips | None = None):
+    pages_kept = 50         # whose last full render is sent again when they come back
+
+    def __init__(self, make_engine: Callable[[], object], opening: Edit, *, clips: Clips | None = None, archive: Archive | None = None):
         self.opening = opening
         self.clips = clips or Clips()
+        self.archive = archive
+        if archive is not None:
+            archive.on_kept = lambda entry: self._tell_all({"type": "kept", "entry": describe(entry)})
+            archive.on_trouble = lambda line: self._tell_all({"type": "trouble", "message": line})
         self.state, self.message, self.about = "loading", "Loading the model", {}
         self._make_engine = make_engine
         self._engine = None
         self._sessions: list[Session] = []
-        self._rendering: Session | None = None      # whose full render is running
+        self._renders: OrderedDict[str, Job] = OrderedDict()                    # full renders not done yet, by page
+        self._rendered: OrderedDict[str, tuple[Edit, Clip | str]] = OrderedDict()   # the last one of a page: clip or error
         self._stopping = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -156,13 +185,27 @@ class Desk:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+        if self.archive is not None:
+            self.archive.close()
 
     # -- what a page may do; called on the event loop ------------------------------------------------------------------
 
     def connect(self, session: Session) -> None:
+        """A page opens or comes back: it hears of the full render it asked for, under way or done."""
         with self._changed:
             self._sessions.append(session)
             session.post(self._engine_message())
+            job = self._renders.get(session.page)
+            if job is not None:
+                session.post(_render_message(job.edit))
+                if job.progress is not None:
+                    session.post(job.progress, tag="progress")
+            elif session.page in self._rendered:
+                edit, outcome = self._rendered[session.page]
+                session.post(_render_message(edit))
+                self._tell_rendered(session, edit, outcome)
+            else:
+                session.post({"type": "no render"})
 
     def disconnect(self, session: Session) -> None:
         with self._changed:
@@ -180,27 +223,25 @@ class Desk:
                 session.shown_generation = edit.generation
                 return self._send_finished(session, edit, known, remembered=True)
             session.waiting = edit
-            if self._rendering is not None:
-                session.post({"type": "paused", "generation": edit.generation, "own": self._rendering is session})
             self._changed.notify()
 
     def render(self, session: Session, edit: Edit) -> None:
         """A full render; one a page, a new one takes the place of the old."""
         with self._changed:
-            session.final = edit
+            self._renders.pop(session.page, None)
             known = self.clips.find(edit)
             if known is not None:
-                session.final = None
-                return self._send_finished(session, edit, known, remembered=True)
+                return self._rendered_by(session.page, edit, known)
+            self._renders[session.page] = Job(edit, session.page)
             session.post({"type": "queued", "generation": edit.generation})
             self._changed.notify()
 
     def cancel(self, session: Session) -> None:
-        """Drop the page's full render, waiting or running; it stops at the next step."""
+        """Drop the page's full render, waiting or running; it stops at the next block."""
         with self._changed:
-            if session.final is not None:
-                session.post({"type": "cancelled", "generation": session.final.generation})
-                session.final = None
+            job = self._renders.pop(session.page, None)
+            if job is not None:
+                self._tell(job, {"type": "cancelled", "generation": job.edit.generation})
 
     # -- the worker ----------------------------------------------------------------------------------------------------
 
@@ -215,112 +256,165 @@ class Desk:
                 log.exception("the engine could not be loaded")
             return self._turn("failed", f"The model could not be loaded: {error}", {})
         self._turn("ready", "", about)
-        job = (None, self.opening)
+        job = Job(self.opening, "")
         while job is not None:
-            session, edit = job
-            try:
-                self._run(session, edit)
-            except TurboError as error:
-                self._failed(session, edit, str(error))
-            except Exception as error:
-                log.exception("a job failed")
-                kind = type(error).__name__
-                self._failed(session, edit, f"The engine stumbled on this one ({kind}); the terminal has the details.")
+            self._attempt(job)
             job = self._next_job()
 
-    def _next_job(self) -> tuple[Session, Edit] | None:
-        """Previews first, then full renders, pages in turn; None when the app is stopping."""
+    def _attempt(self, job: Job) -> None:
+        """Run a job; a fault costs that job alone."""
+        try:
+            self._run(job)
+        except _Dropped:
+            self._tell(job, {"type": "dropped", "generation": job.edit.generation, "mode": job.edit.mode})
+        except TurboError as error:
+            self._failed(job, str(error))
+        except Exception as error:
+            log.exception("a job failed")
+            self._failed(job, f"The engine stumbled on this one ({type(error).__name__}); the terminal has the details.")
+
+    def _next_job(self) -> Job | None:
+        """Previews first, then full renders in the order asked for; None when the app is stopping."""
         with self._changed:
             while not self._stopping:
-                self._rendering = None
-                for session in self._sessions:
-                    if session.waiting is not None:
-                        edit, session.waiting = session.waiting, None
-                        self._sessions.append(self._sessions.pop(self._sessions.index(session)))
-                        return session, edit
-                for session in self._sessions:
-                    if session.final is not None:
-                        self._rendering = session
-                        return session, session.final
+                job = self._next_preview() or next(iter(self._renders.values()), None)
+                if job is not None:
+                    return job
                 self._changed.wait()
         return None
 
-    def _run(self, session: Session | None, edit: Edit) -> None:
-        started, first_picture_s, result, report = time.monotonic(), None, None, None
-        with contextlib.closing(self._engine.generate(edit.request())) as events:
+    def _next_preview(self) -> Job | None:
+        """Pages in turn."""
+        for session in self._sessions:
+            if session.waiting is not None:
+                edit, session.waiting = session.waiting, None
+                self._sessions.append(self._sessions.pop(self._sessions.index(session)))
+                return Job(edit, session.page, session)
+        return None
+
+    def _serve_edits(self, job: Job) -> None:
+        """Between two blocks of a full render: every preview that waits."""
+        while True:
+            with self._changed:
+                if self._is_unwanted(job):
+                    raise _Dropped
+                preview = self._next_preview()
+            if preview is None:
+                return
+            self._attempt(preview)
+
+    def _run(self, job: Job) -> None:
+        edit, started, first_picture_s, result, report = job.edit, time.monotonic(), None, None, None
+        if self.archive is not None:
+            self.archive.engine_busy()
+        if edit.saved is not None:
+            result = self.archive.recall(edit.saved, self._engine.decode)
+            return self._finish(job, result, self._report(job), started, None)
+        give_way = (lambda: self._serve_edits(job)) if job.full else None
+        with contextlib.closing(self._engine.generate(edit.request(), give_way=give_way)) as events:
             for event in events:
                 if isinstance(event, Result):
                     result = event
                     continue        # a finished clip is shown even to a person who has typed on
-                if isinstance(event, Preview) and session is not None:
-                    self._show_rough(session, edit, event)
+                if isinstance(event, Preview):
+                    self._show_rough(job, event)
                     first_picture_s = first_picture_s or time.monotonic() - started
-                    report = report or self._report(session, edit)      # the picture comes first
-                if isinstance(event, Progress) and session is not None:
-                    self._show_progress(session, edit, event)
-                if self._is_dropped(session, edit, event, started):
-                    if session is not None:
-                        session.post({"type": "dropped", "generation": edit.generation, "mode": edit.mode})
-                    return
-        self._finish(session, edit, result, report or self._report(session, edit), started, first_picture_s)
+                    report = report or self._report(job)        # the picture comes first
+                if isinstance(event, Progress):
+                    self._show_progress(job, event)
+                with self._changed:
+                    if self._is_unwanted(job) or self._is_overtaken(job, event, started):
+                        raise _Dropped
+        self._finish(job, result, report or self._report(job), started, first_picture_s)
 
-    def _is_dropped(self, session: Session | None, edit: Edit, event, started: float) -> bool:
+    def _is_unwanted(self, job: Job) -> bool:
+        if self._stopping:
+            return True
+        if job.full:
+            return self._renders.get(job.page) is not job
+        if job.session is None:         # the opening shot
+            return any(page.waiting is not None for page in self._sessions)
+        return job.session.closed
+
+    def _is_overtaken(self, job: Job, event, started: float) -> bool:
+        if job.session is None or job.session.wanted is job.edit:
+            return False
+        now = time.monotonic()
+        share_done = event.step / event.num_steps if getattr(event, "stage", "denoise") == "denoise" else 0.0
+        return job.session.patience.gives_up(share_done, now - started, now)
+
+    def _listeners(self, job: Job) -> list[Session]:
+        if job.full:
+            return [session for session in self._sessions if session.page == job.page]
+        return [job.session] if job.session is not None else []
+
+    def _tell(self, job: Job, message: dict, *, tag: str | None = None) -> None:
         with self._changed:
-            if self._stopping:
-                return True
-            if session is None:
-                return any(page.waiting is not None for page in self._sessions)
-            if session.closed:
-                return True
-            if edit.mode == "full":
-                return session.final is not edit
-            if session.wanted is edit:
-                return False
-            now = time.monotonic()
-            share_done = event.step / event.num_steps if getattr(event, "stage", "denoise") == "denoise" else 0.0
-            return session.patience.gives_up(share_done, now - started, now)
+            for session in self._listeners(job):
+                session.post(message, tag=tag)
 
-    def _show_progress(self, session: Session, edit: Edit, event: Progress) -> None:
-        session.post({
-            "type": "progress", "generation": edit.generation, "mode": edit.mode, "stage": event.stage,
+    def _show_progress(self, job: Job, event: Progress) -> None:
+        message = {
+            "type": "progress", "generation": job.edit.generation, "mode": job.edit.mode, "stage": event.stage,
             "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
-        }, tag="progress")
+        }
+        job.progress = message
+        self._tell(job, message, tag=f"progress {job.edit.mode}")
 
-    def _show_rough(self, session: Session, edit: Edit, event: Preview) -> None:
+    def _show_rough(self, job: Job, event: Preview) -> None:
+        edit, session = job.edit, job.session
         jpegs = encode_jpeg(event.frames, JPEG_QUALITY)
         header = {
             "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed,
             "step": event.step, "num_steps": event.num_steps, "fps": self.about.get("fps", 16),
         }
-        if edit.mode == "full":
-            return session.post_clip(header, FULL_ROUGH, jpegs)
         with self._changed:
-            if edit.generation < session.shown_generation:
-                return      # a remembered clip for a newer edit is already on screen
-            session.shown_generation = edit.generation
-            session.patience.picture_landed(time.monotonic())
-        session.post_clip(header, ROUGH, jpegs)
+            if session is not None:
+                if edit.generation < session.shown_generation:
+                    return      # a remembered clip for a newer edit is already on screen
+                session.shown_generation = edit.generation
+                session.patience.picture_landed(time.monotonic())
+            for listener in self._listeners(job):
+                listener.post_clip(header, FULL_ROUGH if job.full else ROUGH, jpegs)
 
-    def _finish(self, session, edit: Edit, result: Result, report, started: float, first_picture_s) -> None:
+    def _finish(self, job: Job, result: Result, report, started: float, first_picture_s) -> None:
+        edit, session = job.edit, job.session
         encode_from = time.monotonic()
         jpegs = encode_jpeg(result.frames, JPEG_QUALITY)
         now = time.monotonic()
         clip = Clip(edit, result, jpegs, now - encode_from, report)
         self.clips.add(clip)
-        if session is None:
-            return
+        if self.archive is not None:
+            self.archive.engine_busy()
+            if edit.saved is None and (job.full or session is not None):       # nobody asked for the opening shot
+                self.archive.keep(clip)
         with self._changed:
-            if edit.mode == "full":
-                if session.final is not edit:
-                    return
-                session.final = None
-            else:
-                session.patience.measured(first_picture_s or now - started, now - started)
-                if edit.generation < session.shown_generation:
-                    return
-                session.shown_generation = edit.generation
-                session.patience.picture_landed(now)
-        self._send_finished(session, edit, clip)
+            if job.full:
+                if self._renders.get(job.page) is job:
+                    del self._renders[job.page]
+                    self._rendered_by(job.page, edit, clip)
+            elif session is not None:
+                if edit.saved is None:
+                    session.patience.measured(first_picture_s or now - started, now - started)
+                if edit.generation >= session.shown_generation:
+                    session.shown_generation = edit.generation
+                    session.patience.picture_landed(now)
+                    self._send_finished(session, edit, clip)
+
+    def _rendered_by(self, page: str, edit: Edit, outcome: Clip | str) -> None:
+        """Keep what became of a page's full render, and tell the page if it is there."""
+        self._rendered[page] = edit, outcome
+        self._rendered.move_to_end(page)
+        while len(self._rendered) > self.pages_kept:
+            self._rendered.popitem(last=False)
+        for session in self._sessions:
+            if session.page == page:
+                self._tell_rendered(session, edit, outcome)
+
+    def _tell_rendered(self, session: Session, edit: Edit, outcome: Clip | str) -> None:
+        if isinstance(outcome, Clip):
+            return self._send_finished(session, edit, outcome, remembered=True)
+        session.post({"type": "error", "generation": edit.generation, "mode": "full", "message": outcome})
 
     def _send_finished(self, session: Session, edit: Edit, clip: Clip, *, remembered: bool = False) -> None:
         if remembered and clip.report is not None:
@@ -331,28 +425,36 @@ class Desk:
             "recipe": clip.result.recipe, "notes": list(clip.result.notes), "remembered": remembered, "file_name": clip.file_name,
         }, FULL if edit.mode == "full" else TURBO, clip.jpegs)
 
-    def _failed(self, session: Session | None, edit: Edit, message: str) -> None:
-        if session is None:
-            return log.error("opening preview: %s", message)
+    def _failed(self, job: Job, message: str) -> None:
+        edit, session = job.edit, job.session
         with self._changed:
-            if session.wanted is edit:
-                session.wanted = None       # the same words again are a new try
-            if session.final is edit:
-                session.final = None
-        session.post({"type": "error", "generation": edit.generation, "mode": edit.mode, "message": message})
+            if job.full:
+                if self._renders.get(job.page) is job:
+                    del self._renders[job.page]
+                    self._rendered_by(job.page, edit, message)
+            elif session is None:
+                log.error("opening preview: %s", message)
+            else:
+                if session.wanted is edit:
+                    session.wanted = None       # the same words again are a new try
+                session.post({"type": "error", "generation": edit.generation, "mode": edit.mode, "message": message})
 
-    def _report(self, session: Session | None, edit: Edit) -> dict | None:
+    def _report(self, job: Job) -> dict | None:
         """Tell the page what the model makes of the words of a live edit. Returns: that, JSON-ready."""
-        if edit.mode == "full":
+        if job.full:
             return None
-        found = self._engine.check_prompt(edit.words)
+        found = self._engine.check_prompt(job.edit.words)
         report = {
             "unknown": list(found.unknown_words), "suggestions": found.suggestions, "truncated": found.truncated,
             "notes": list(found.notes), "foreign": found.foreign,
         }
-        if session is not None:
-            session.post({"type": "words", "generation": edit.generation, **report})
+        self._tell(job, {"type": "words", "generation": job.edit.generation, **report})
         return report
+
+    def _tell_all(self, message: dict) -> None:
+        with self._changed:
+            for session in self._sessions:
+                session.post(message)
 
     def _turn(self, state: str, message: str, about: dict) -> None:
         with self._changed:
@@ -362,3 +464,8 @@ class Desk:
 
     def _engine_message(self) -> dict:
         return {"type": "engine", "state": self.state, "message": self.message, "about": self.about}
+
+
+def _render_message(edit: Edit) -> dict:
+    """What a page that comes back must know of its full render before it hears how it goes."""
+    return {"type": "render", "generation": edit.generation, "prompt": edit.words, "seed": edit.seed, "num_steps": edit.num_steps}

@@ -1,23 +1,28 @@
 """The app on an engine that needs no weights: `python -m tests.browser.fake_app PORT DATA_DIR`. For the browser tests only."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import app
 from turbo_engine.errors import TurboError
 from turbo_engine.fake import FakeEngine
 from turbo_engine.presets import load_preset
+from turbo_engine.types import Result
 
 
 class Touchy(FakeEngine):
-    """Breaks on the prompts that name a way to break."""
+    """Breaks on the prompts that name a way to break; with "unlike" in the prompt, full is the negative of turbo."""
 
-    def _work(self, plan, start):
+    def _work(self, plan, *rest):
         if plan.prompt == "raise a turbo error":
             raise TurboError("output: expected a picture, got <b>nothing</b> ${1}; try another seed")
         if plan.prompt == "raise a bug":
             raise ZeroDivisionError("a bug")
-        yield from super()._work(plan, start)
+        for event in super()._work(plan, *rest):
+            if isinstance(event, Result) and plan.mode == "full" and "unlike" in plan.prompt:
+                event = replace(event, frames=255 - event.frames)
+            yield event
 
 
 def main() -> int:

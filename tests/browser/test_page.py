@@ -162,16 +162,34 @@ def test_both_sides_show_the_same_frame_while_playing(fake_desk):
     assert seen[0] == 0 and seen[1] > 8
 
 
-def test_a_full_render_can_be_cancelled_and_live_goes_on(fake_desk):
+def test_edits_come_between_a_full_render_which_goes_on_and_can_be_cancelled(fake_desk):
     page = fake_desk.page
     page.keyboard.press("Control+Enter")
     page.get_by_text(re.compile("Step [0-9]+ of 50")).wait_for()
     fake_desk.prompt.fill("a robot that no test made before")
-    page.get_by_text("waits for the full render").wait_for()
+    fake_desk.settle("a robot that no test made before")
+    page.get_by_text(re.compile("Step [0-9]+ of 50")).wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("Full render cancelled").wait_for()
-    fake_desk.settle("a robot that no test made before")
     assert not page.locator(".side-full").is_visible() and page.locator(".final-button").is_enabled()
+
+
+def test_a_reload_in_the_middle_of_a_full_render_loses_nothing(fake_desk):
+    page = fake_desk.page
+    fake_desk.prompt.fill("a ship sailing to the right, which no test made before")
+    page.locator(".seed").fill("4711")
+    page.locator(".lock").click()
+    fake_desk.settle("a ship sailing to the right, which no test made before")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text(re.compile("Step [0-9]+ of 50")).wait_for()
+    page.reload()
+    page.get_by_text(re.compile("Step [0-9]+ of 50")).wait_for()
+    page.locator(".side-full .save:not([hidden])").wait_for()
+    fake_desk.settle("a ship sailing to the right, which no test made before")
+    assert page.locator(".seed").input_value() == "4711" and page.locator(".lock").get_attribute("aria-pressed") == "false"
+    page.reload()
+    page.locator(".side-full .save:not([hidden])").wait_for()
+    assert page.locator(".side-full .side-facts").inner_text().startswith("50 steps")
 
 
 def test_the_full_clip_steps_aside_for_other_words_and_comes_back_with_its_own(fake_desk):

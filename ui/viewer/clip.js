@@ -29,8 +29,11 @@ export class Clip {
     this.arrived += 1;
   }
 
-  /** The clip's own frame for the clock's index: a rough one holds only the first few, and swings to and fro in them. */
-  ownIndex(index) {
+  /** The clip's own frame for the clock's index. Another rate than the clock's: the frame of that time; past its end, its last.
+   *  A rough clip holds only the first few frames, and swings to and fro in them. */
+  ownIndex(index, fps) {
+    const rate = fps ? this.header.fps / fps : 1;
+    if (!this.rough) return Math.min(Math.floor(index * rate + 1e-6), this.total - 1);
     if (index < this.total) return index;
     if (this.total === 1) return 0;
     const period = 2 * (this.total - 1);
@@ -39,13 +42,13 @@ export class Clip {
   }
 
   /** Whether the clip can take the screen at this index: the frame itself is there, or all are. */
-  ready(index) {
-    return this.complete || Boolean(this._frames[this.ownIndex(index)]);
+  ready(index, fps) {
+    return this.complete || Boolean(this._frames[this.ownIndex(index, fps)]);
   }
 
   /** The frame to draw, or the nearest earlier one that has arrived, or null. */
-  frameAt(index) {
-    for (let i = this.ownIndex(index); i >= 0; i -= 1) if (this._frames[i]) return this._frames[i];
+  frameAt(index, fps) {
+    for (let i = this.ownIndex(index, fps); i >= 0; i -= 1) if (this._frames[i]) return this._frames[i];
     return null;
   }
 

@@ -4,11 +4,18 @@ import { Clip } from "./clip.js";
 import { element, seconds } from "./dom.js";
 import { Facts } from "./facts.js";
 import { FinalControl } from "./final.js";
+import { History } from "./history.js";
+import { Match } from "./match.js";
+import { Pair } from "./pair.js";
+import { Memory } from "./memory.js";
 import { Panel } from "./panel.js";
 import { Player } from "./player.js";
 import { Socket } from "./socket.js";
 import { Transport } from "./transport.js";
 import { parseFrame, sideOf } from "./wire.js";
+import { Zoom } from "./zoom.js";
+
+const ZOOM_STEP = 1.5;
 
 export function mount(root) {
   return new Desk(root.querySelector(".desk"));
@@ -29,6 +36,10 @@ class Desk {
     this.facts = new Facts(desk);
     this.panel = new Panel(desk, { onEdit: () => this.ask() });
     this.control = new FinalControl(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
+    this.history = new History(desk, { onOpen: (entry) => this.open(entry), onTrouble: (line) => this.facts.say(line, "error") });
+    this.zoom = new Zoom(this.$(".sides"), (scale) => this.zoomed(scale));
+    this.pair = new Pair(desk, this.zoom);
+    this.match = new Match(desk, { onJump: (frame) => this.player.seek(frame) });
     this.player = new Player(
       { turbo: this.$(".side-turbo .picture"), full: this.$(".side-full .picture") },
       {
@@ -36,6 +47,7 @@ class Desk {
         onSwap: (clip) => this.clipShown(clip),
         onWhole: (clip) => this.clipWhole(clip),
         onTick: (...now) => this.ticked(...now),
+        onDraw: ({ turbo, full }) => this.pair.draw(turbo, full),
       },
     );
     this.transport = new Transport(desk, this.player, {
@@ -43,8 +55,21 @@ class Desk {
       "/": () => this.$(".prompt").focus(),
       r: () => this.panel.reroll(),
       g: () => this.panel.toggleLock(),
+      b: () => this.pair.choose("side"),
+      w: () => this.pair.choose("wipe"),
+      x: () => this.pair.choose("flip"),
+      d: () => this.pair.choose("difference"),
+      o: () => this.pair.choose("onion"),
+      s: () => this.pair.swap(),
+      "+": () => this.zoom.by(ZOOM_STEP),
+      "=": () => this.zoom.by(ZOOM_STEP),
+      "-": () => this.zoom.by(1 / ZOOM_STEP),
+      0: () => this.zoom.reset(),
     });
-    this.socket = new Socket("/rt/ws", {
+    this.$(".whole").addEventListener("click", () => this.zoom.reset());
+    this.memory = new Memory();
+    addEventListener("pagehide", () => { if (this.hello) this.memory.shot = this.panel.state(); });
+    this.socket = new Socket(`/rt/ws?page=${this.memory.page}`, {
       onText: (message) => this.handle(message),
       onBytes: (bytes) => this.picture(bytes),
       onState: (state) => state === "lost" && this.lost(),
@@ -53,16 +78,17 @@ class Desk {
 
   // -- asking ---------------------------------------------------------------------------------------------------------
 
-  /** Ask for what the controls say now. A lost connection asks again by itself when it is back. */
-  ask() {
+  /** Ask for what the controls say now. A lost connection asks again by itself when it is back. how: instead of making it, say. */
+  ask(how = { op: "edit" }) {
     if (!this.hello) return;
     const edit = { ...this.panel.wish(), generation: ++this.generation };
     this.asked = { ...edit, at: this.desk.dataset.engine === "ready" ? performance.now() : undefined };  // loading is not typing
     this.edits.set(edit.generation, this.asked);
+    this.memory.shot = this.panel.state();
     this.desk.dataset.asked = edit.generation;
     this.facts.say("");
     this.markStale();
-    this.socket.send({ op: "edit", ...edit });
+    this.socket.send({ ...how, ...edit });
   }
 
   renderFull() {
@@ -78,6 +104,23 @@ class Desk {
     this.layOut();
   }
 
+  /** A clip of the history, as it was; a full one beside the turbo clip of its words and seed. */
+  open(entry) {
+    if (entry.mode === "full" && this.final) return this.facts.say("A full render is under way: cancel it first, or wait for it.");
+    const { id, prompt, seed, mode, num_steps: steps, sampler } = entry;
+    if (mode === "turbo") {
+      this.panel.set({ prompt, seed, num_steps: steps, sampler });
+      return this.ask({ op: "open", id });
+    }
+    this.panel.set({ prompt, seed, full_steps: steps });
+    this.ask();
+    this.dropFull();
+    this.final = { generation: ++this.generation };
+    this.control.queued(steps, "Opening");
+    if (!this.socket.send({ op: "open", id, generation: this.final.generation })) this.finalEnded("The connection is down.", "error");
+    return this.layOut();
+  }
+
   cancelFull() {
     if (this.final) this.socket.send({ op: "cancel" });
   }
@@ -86,7 +129,6 @@ class Desk {
 
   lost() {
     this.facts.lamp("lost", "Connection lost");
-    if (this.final) this.finalEnded("The connection was lost, and the full render with it.", "error");
   }
 
   handle(message) {
@@ -98,8 +140,10 @@ class Desk {
       case "progress": return message.mode === "full" ? isFinal && this.control.progress(message) : this.progress(message);
       case "clip": return this.clipComes(message);
       case "same": return this.same(message);
-      case "paused": return this.facts.say(
-        `Live preview waits for the full render${message.own ? "; Cancel brings your last edit now." : " of another page."}`);
+      case "render": return this.renderIs(message);
+      case "no render": return this.final && this.finalEnded("The app was started anew, and the full render is lost; start it again.", "error");
+      case "kept": return this.history.add(message.entry);
+      case "trouble": return this.facts.say(message.message, "error");
       case "cancelled": return this.final?.generation === message.generation && this.finalEnded("Full render cancelled.");
       case "error": return message.mode === "full" ? isFinal && this.finalEnded(message.message, "error") : this.failed(message);
       default: return undefined;      // "queued", "dropped": nothing to show for them
@@ -110,8 +154,17 @@ class Desk {
     const first = !this.hello;
     this.hello = hello;
     if (first) this.panel.fill(hello);
-    if (first && !this.$(".prompt").value) this.panel.set(hello.opening);
+    this.history.load();
+    if (first && !this.panel.touched) this.panel.set(this.memory.shot ?? hello.opening);
     this.ask();
+  }
+
+  /** After a reload or a lost connection: the full render this page asked for is under way, or done. */
+  renderIs({ generation, num_steps: steps }) {
+    this.final = { generation };
+    this.generation = Math.max(this.generation, generation);
+    this.control.queued(steps, "The full render goes on");
+    this.layOut();
   }
 
   engineIs({ state, message, about }) {
@@ -180,6 +233,7 @@ class Desk {
   }
 
   clipWhole(clip) {
+    this.measure();
     if (clip.side !== "turbo" || clip.rough) return;
     const edit = this.edits.get(clip.generation);
     for (const generation of this.edits.keys()) if (generation < clip.generation) this.edits.delete(generation);
@@ -227,6 +281,7 @@ class Desk {
 
   ticked(index, total, playing) {
     this.transport.show(index, total, playing);
+    this.match.at(index);
     this.desk.dataset.index = index;
     if (this.shown && (index === 0 || !playing)) {          // the room takes a little of the picture's light, once a loop: it repaints the page
       const canvas = this.$(".ambient-canvas");
@@ -262,7 +317,25 @@ class Desk {
     const two = Boolean(this.final) || fits;
     this.$(".side-full").hidden = !two;
     this.desk.dataset.two = two;
+    this.pair.enable(fits && this.player.current("full") === this.full);
+    this.measure();
     this.offerReturn(two ? null : full);
+    this.history.mark([shown, fits && full].filter((header) => header?.recipe).map((header) => ({ ...header.recipe, prompt: header.prompt })));
+  }
+
+  /** Numbers for the pair on screen, once both clips are whole: until then the cores have clips to decode. */
+  measure() {
+    if (this.desk.dataset.pair === "true" && !this.shown.rough && this.shown.complete && this.full?.complete) {
+      this.match.measure(this.shown.header.id, this.full.header.id);
+    } else {
+      this.match.clear();
+    }
+  }
+
+  zoomed(scale) {
+    const whole = this.$(".whole");
+    whole.hidden = scale === 1;
+    whole.textContent = `${scale.toFixed(1)}×`;
   }
 
   offerReturn(full) {

@@ -16,9 +16,9 @@ export class FinalControl {
     this.$(".final-button").disabled = !on;
   }
 
-  queued(steps) {
+  queued(steps, text = "Waiting for the preview to finish") {
     this._steps = steps;
-    this._show(0, "Waiting for the preview to finish");
+    this._show(0, text);
   }
 
   progress({ stage, step, num_steps: steps, eta_s: eta }) {

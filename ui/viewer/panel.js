@@ -48,10 +48,22 @@ export class Panel {
     if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
   }
 
-  /** Put a whole shot into the controls, without asking for it. */
-  set({ prompt, seed }) {
+  /** Everything the controls say, for `set`. */
+  state() {
+    return { ...this.wish(), full_steps: this.fullSteps, locked: this._locked };
+  }
+
+  /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. */
+  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, locked }) {
     this.$(".prompt").value = prompt;
     this.$(".seed").value = seed;
+    const choice = this.$(`.steps input[value="${Number(steps)}"]`);
+    if (choice) choice.checked = true;
+    for (const [menu, value] of [[".sampler", sampler], [".full-steps", full]]) {
+      const options = [...this.$(menu).options];
+      if (options.some((option) => option.value === String(value))) this.$(menu).value = value;
+    }
+    if (locked !== undefined && locked !== this._locked) this.toggleLock();
   }
 
   reroll() {

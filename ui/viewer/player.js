@@ -5,14 +5,15 @@ import { Clock } from "./clock.js";
 export class Player {
   /**
    * sides: { turbo: canvas, full: canvas }. onSwap(clip): it took the screen. onWhole(clip): its last frame arrived and it is on
-   * screen. onTick(index, total, playing): something a transport bar shows has changed.
+   * screen. onTick(index, total, playing): something a transport bar shows has changed. onDraw(bitmaps): what each side shows now,
+   * by name, all of one moment; null where there is nothing.
    */
-  constructor(sides, { onSwap, onWhole, onTick, playing = true }) {
+  constructor(sides, { onSwap, onWhole, onTick, onDraw, playing = true }) {
     this.clock = new Clock();
     this._sides = Object.fromEntries(Object.entries(sides).map(([name, canvas]) => [
       name, { canvas, context: canvas.getContext("2d", { alpha: false }), current: null, next: null, drawn: null, whole: false },
     ]));
-    this._on = { onSwap, onWhole, onTick };
+    this._on = { onSwap, onWhole, onTick, onDraw };
     this._told = "";
     if (playing) this.clock.play(performance.now());
     this._loop = this._loop.bind(this);
@@ -49,6 +50,7 @@ export class Player {
     for (const side of Object.values(this._sides)) this._swapIfReady(side, this.clock.index(now), now);
     const index = this.clock.index(now);
     for (const side of Object.values(this._sides)) this._drawSide(side, index);
+    this._on.onDraw?.(Object.fromEntries(Object.entries(this._sides).map(([name, { drawn }]) => [name, drawn])));
     const told = `${index}/${this.clock.total}/${this.clock.playing}`;
     if (told !== this._told) {
       this._told = told;
@@ -63,13 +65,13 @@ export class Player {
 
   _swapIfReady(side, index, now) {
     const next = side.next;
-    if (next?.ready(index)) {
+    if (next?.ready(index, this.clock.fps)) {
       side.current?.release();
       side.current = next;
       side.next = null;
       side.drawn = null;
       side.whole = false;
-      if (!next.rough) this.clock.fit({ fps: next.header.fps, total: next.total }, now);
+      if (!next.rough) this._fitClock(now);
       this._on.onSwap(next);
     }
     if (side.current?.complete && !side.whole) {
@@ -78,8 +80,15 @@ export class Player {
     }
   }
 
+  /** The clock runs at the fastest clip's rate, and as long as the longest. */
+  _fitClock(now) {
+    const clips = Object.values(this._sides).map((side) => side.current).filter((clip) => clip && !clip.rough);
+    const fps = Math.max(...clips.map((clip) => clip.header.fps));
+    this.clock.fit({ fps, total: Math.max(...clips.map((clip) => Math.ceil((clip.total * fps) / clip.header.fps))) }, now);
+  }
+
   _drawSide(side, index) {
-    const bitmap = side.current?.frameAt(index);
+    const bitmap = side.current?.frameAt(index, this.clock.fps);
     if (!bitmap || bitmap === side.drawn) return;
     const { canvas, context } = side;
     if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {

@@ -28,7 +28,8 @@ export class Transport {
     const { key, target } = event, player = this._player;
     if (event.isComposing || event.defaultPrevented) return;
     const held = event.ctrlKey || event.metaKey ? "Ctrl+" : event.altKey ? "Alt+" : "";
-    const typing = target.closest?.("input, textarea, select, [contenteditable]");
+    const typing = target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
+    const onScrub = target.closest?.("input[type=range]");         // has its own arrows, and no use for letters
     const onButton = target.closest?.("button, a, summary");
     const ours = {
       " ": onButton ? undefined : () => player.toggle(),
@@ -37,7 +38,9 @@ export class Transport {
       Home: () => player.seek(0),
       End: () => player.seek(-1),
     };
-    const action = typing && !held ? (key === "Escape" ? () => target.blur() : undefined) : onKey[held + key] ?? ours[held + key];
+    const name = held + (key.length === 1 ? key.toLowerCase() : key);       // the same with caps lock on
+    const action = typing && !held ? (key === "Escape" ? () => target.blur() : undefined)
+      : onKey[name] ?? (onScrub && key !== " " ? undefined : ours[name]);
     if (!action) return;
     event.preventDefault();
     action();

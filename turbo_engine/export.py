@@ -1,0 +1,636 @@
+"""Everything a person may take away from a clip: videos, a GIF, pictures, two clips side by side; and the recipe back out.
+
+Every file carries its recipe unless told not to: MP4 and WebM in the comment tag, GIF in a comment extension, PNG in an
+iTXt chunk called "rushes", ZIP as recipe.json, its first entry. PyAV, OpenCV and zipfile come in when first used.
+"""
+import functools
+import io
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from turbo_engine.errors import OutputError, TurboError
+from turbo_engine.media import CRF, encode_video, h264_options
+from turbo_engine.recipe import RECIPE_VERSION
+
+MAX_RECIPE_BYTES = 64 * 1024
+MAX_SIDE = 8192              # pixels; every encoder here takes it, and a picture of that size still fits in memory
+GIF_MAX_FPS = 50             # browsers play delays under 2/100 s as 10/100 s
+
+
+class ExportCancelled(TurboError):
+    """The caller's `cancelled()` said so; nothing was made."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file this build can make. name: as in `ExportOptions.format`; extension without its dot."""
+
+    name: str
+    label: str
+    extension: str
+    mime: str
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to make of a clip. Raises: OutputError for what no clip could have; the rest is checked against the clip.
+
+    fps: frames per second, 1 to 120 (GIF: to 50); frames are dropped or repeated, the speed stays. None: the clip's.
+    scale: of both sides, 0.25 to 4; videos lose the last row or column where a side comes out odd.
+    loops: a video's frames are repeated 1 to 20 times; a GIF plays 1 to 20 times, or for ever with 0. None: once, GIF
+        for ever. Pictures ignore it.
+    trim_in, trim_out: first and last frame kept, from 0. frame: which one a "png" shows, from 0 in the whole clip.
+    """
+
+    format: str = "mp4"
+    fps: float | None = None
+    scale: float = 1.0
+    loops: int | None = None
+    trim_in: int = 0
+    trim_out: int | None = None
+    frame: int = 0
+    strip_recipe: bool = False
+
+    def __post_init__(self):
+        if self.format not in _FORMATS:
+            raise OutputError(f"format: expected one of {', '.join(_FORMATS)}, got {self.format!r}; choose one of them")
+        top = GIF_MAX_FPS if self.format == "gif" else 120
+        if self.fps is not None and not (_is_number(self.fps) and 1 <= self.fps <= top):
+            raise OutputError(f"fps: expected 1 to {top} for {self.format}, got {self.fps!r}; choose a rate in between")
+        if not (_is_number(self.scale) and 0.25 <= self.scale <= 4):
+            raise OutputError(f"scale: expected 0.25 to 4, got {self.scale!r}; choose a factor in between")
+        least = 0 if self.format == "gif" else 1
+        if self.loops is not None and not (_is_count(self.loops) and least <= self.loops <= 20):
+            raise OutputError(f"loops: expected {least} to 20 for {self.format}, got {self.loops!r}; "
+                              "choose a number in between")
+        for name, value in (("trim_in", self.trim_in), ("trim_out", self.trim_out), ("frame", self.frame)):
+            if not (_is_count(value) or value is None and name == "trim_out"):
+                raise OutputError(f"{name}: expected a frame number from 0, got {value!r}; the first frame is 0")
+        if self.trim_out is not None and self.trim_out < self.trim_in:
+            raise OutputError(f"trim_out: expected at least trim_in, {self.trim_in}, got {self.trim_out}; move one of them")
+
+
+def formats() -> tuple[Format, ...]:
+    """The formats whose encoder the installed PyAV really has, best known first."""
+    return tuple(kind.format for kind in _FORMATS.values() if not kind.encoders or _encoder_of(kind))
+
+
+def export(frames: np.ndarray, fps: float, recipe: dict | None, options: ExportOptions, *,
+           progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None) -> bytes:
+    """The clip as the bytes of one file.
+
+    Args: frames: uint8 [T, H, W, 3] RGB. fps: the clip's own. progress: called often with (done, total) steps of work,
+        a frame is about two, and last with done = total. cancelled: asked as often.
+    Raises: OutputError if the clip cannot be made so; ExportCancelled.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise OutputError(f"frames: expected uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}; convert them first")
+    kind = _FORMATS[options.format]
+    encoder = _encoder_of(kind)
+    if kind.encoders and encoder is None:
+        raise OutputError(f"{kind.format.label}: expected {' or '.join(kind.encoders)} in PyAV, found none; "
+                          "choose another format")
+    plan = _plan(*frames.shape[:3], fps, options)
+    recipe = None if options.strip_recipe else recipe
+    if recipe is not None and len(_as_text(recipe)) > MAX_RECIPE_BYTES:
+        raise OutputError(f"recipe: expected at most {MAX_RECIPE_BYTES // 1024} KB, got {len(_as_text(recipe)):,} bytes; "
+                          "export without the recipe")
+    work = _Work(progress, cancelled, len(plan.indices) * (1 if options.format.startswith("png") else 2))
+    if options.format == "png":
+        data = _png(next(_pictures(frames, plan)), recipe)
+    elif options.format == "png-zip":
+        data = _png_zip(_pictures(frames, plan), recipe, work)
+    elif options.format == "gif":
+        data = _gif(lambda: _pictures(frames, plan), plan, 0 if options.loops is None else options.loops, recipe, work)
+    else:
+        os.environ.setdefault("SVT_LOG", "1")                      # SVT-AV1 tells its life on stderr otherwise
+        data = encode_video(_pictures(frames, plan), len(plan.indices), plan.size, plan.fps, recipe,
+                            container=kind.format.extension, encoder=encoder, options=_ENCODER_OPTIONS[encoder],
+                            codec_tag="hvc1" if encoder == "libx265" else None, tick=work.step)   # Apple wants hvc1
+    work.finish()
+    return data
+
+
+def estimate_bytes(num_frames: int, height: int, width: int, options: ExportOptions, *, fps: float | None = None) -> int:
+    """About how large the file will be, before any work: within a factor of 5 for smooth and for grainy clips.
+
+    It is the geometric middle of the two (see `_Kind.bits_per_pixel`); AV1 and VP9 blur grain away, so pure noise is
+    up to 100 times larger there. fps: the clip's own, needed only where options.fps changes it.
+    """
+    kind = _FORMATS[options.format]
+    plan = _plan(num_frames, height, width, fps or options.fps or 16, options)
+    smooth, grainy = kind.bits_per_pixel
+    return int(len(plan.indices) * plan.size[0] * plan.size[1] * math.sqrt(smooth * grainy) / 8) + 2048
+
+
+# -- two clips beside each other -------------------------------------------------------------------------------------
+
+def side_by_side(a: np.ndarray, b: np.ndarray, *, fps_a: float, fps_b: float, labels: tuple[str, str] = ("A", "B")
+                 ) -> tuple[np.ndarray, float]:
+    """A and B in one clip, each above a dark strip with its label.
+
+    Args: a, b: uint8 [T, H, W, 3] RGB; both are fitted to the taller one's height. The clip runs at the higher rate; each
+        side shows what a player would at that time, the shorter one keeps its last frame.
+    Returns: (uint8 [T, H, W, 3] with even H and W, frames per second). Raises: OutputError.
+    """
+    for name, clip, fps in (("a", a, fps_a), ("b", b, fps_b)):
+        if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
+            raise OutputError(f"{name}: expected uint8 [T, H, W, 3], got {clip.dtype} {list(clip.shape)}; convert them first")
+        _check_rate(f"fps_{name}", fps)
+    fps = max(fps_a, fps_b)
+    count = max(_count_at(len(a), fps_a, fps), _count_at(len(b), fps_b, fps))
+    height = max(a.shape[1], b.shape[1])
+    widths = [max(2, round(clip.shape[2] * height / clip.shape[1] / 2) * 2) for clip in (a, b)]
+    strip = max(16, round(height * 0.07)) // 2 * 2 + height % 2    # an even total
+    gap = max(2, height // 240 * 2)
+    total = (height + strip, widths[0] + gap + widths[1])
+    if max(total) > MAX_SIDE:
+        raise OutputError(f"size: expected sides up to {MAX_SIDE} pixels, got {total[1]}x{total[0]}; use smaller clips")
+    out = np.zeros((count, *total, 3), np.uint8)
+    left = 0
+    for clip, rate, width, label in zip((a, b), (fps_a, fps_b), widths, labels):
+        out[:, height:, left:left + width] = _label_strip(label, strip, width)
+        shown = None
+        for k, index in enumerate(_by_time(len(clip), rate, fps, count)):
+            if index != shown:
+                picture, shown = _resized(clip[index], (height, width)), index
+            out[k, :height, left:left + width] = picture
+        left += width + gap
+    return out, fps
+
+
+def _label_strip(label: str, height: int, width: int) -> np.ndarray:
+    """uint8 [height, width, 3]: the label left-aligned on near-black, cut with an ellipsis where it is too long."""
+    import cv2
+
+    strip = np.full((height, width, 3), (18, 18, 20), np.uint8)
+    label = " ".join(str(label).split())
+    pad, light = max(4, height // 3), (232, 232, 228)
+    if hasattr(cv2, "FontFace"):                                   # OpenCV 5: a real font, with accents
+        font, size = cv2.FontFace("sans"), max(9, round(height * 0.54))
+        measure = lambda text: cv2.getTextSize((width, height), text, (0, 0), font, size, 450)[2]
+        draw = lambda text: cv2.putText(strip, text, (pad, round(height / 2 + size * 0.36)), light, font, size, 450)
+        dots = "…"
+    else:                                                          # OpenCV 4: strokes, ASCII only
+        scale, weight = height * 0.5 / 22, max(1, height // 28)
+        measure = lambda text: cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)[0][0]
+        draw = lambda text: cv2.putText(strip, text, (pad, round(height / 2 + scale * 10.5)), cv2.FONT_HERSHEY_SIMPLEX,
+                                        scale, light, weight, cv2.LINE_AA)
+        dots = "..."
+    text = label[:400]
+    while text and measure(text) > width - 2 * pad:
+        text = text.removesuffix(dots)[:-1].rstrip()
+        text += dots if text else ""
+    if text:
+        draw(text)
+    return strip
+
+
+# -- the recipe back out ---------------------------------------------------------------------------------------------
+
+def read_recipe_any(source: Path | str | bytes, name: str | None = None) -> dict:
+    """The recipe inside any file `export` makes; what it is follows from its first bytes, never from its name.
+
+    Args: source: a path, or the file's bytes. name: what messages call it. Reads little, whatever the file claims.
+    Raises: OutputError, one line, for files that are damaged, foreign, without a recipe, or made by a newer version.
+    """
+    name = " ".join(str(name or ("the file" if isinstance(source, bytes) else source)).split())[:200]
+    nothing = f"{name}: expected a file exported by this app, found no recipe in it; choose another file"
+    try:
+        if not isinstance(source, bytes) and not Path(source).is_file():     # a pipe would block
+            raise OutputError(f"{name}: expected a file, found none there; choose another")
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            text = _recipe_text(file)
+    except (OSError, ValueError, EOFError, IndexError, struct.error) as error:   # the last two: the file ends too soon
+        raise OutputError(nothing) from error
+    try:
+        if text is None or len(text) > MAX_RECIPE_BYTES:
+            raise ValueError("no recipe, or one too long")
+        recipe = json.loads(text, parse_constant=_refuse_constant)
+        version = recipe.get("schema") if isinstance(recipe, dict) else None
+        if not _is_count(version) or version < 1:
+            raise ValueError("JSON, but not a recipe")
+    except (ValueError, RecursionError) as error:
+        raise OutputError(nothing) from error
+    if version > RECIPE_VERSION:
+        raise OutputError(f"{name}: expected a recipe of version {RECIPE_VERSION} or older, found {version}, made by a newer "
+                          "version of this app; update the app")
+    return recipe
+
+
+def _recipe_text(file: BinaryIO) -> bytes | None:
+    """What a recipe would stand in, or None. Raises: OSError, ValueError, IndexError, struct.error on damaged files."""
+    magic = file.read(12)
+    file.seek(0)
+    if magic[4:8] == b"ftyp":
+        return _comment_tag(file, "mp4")
+    if magic[:4] == b"\x1a\x45\xdf\xa3":
+        return _comment_tag(file, "matroska")
+    if magic[:6] in (b"GIF89a", b"GIF87a"):
+        return _gif_comment(file)
+    if magic[:8] == _PNG_MAGIC:
+        return _png_text(file)
+    if magic[:4] == b"PK\x03\x04":
+        return _zip_recipe(file)
+    return None
+
+
+def _comment_tag(file: BinaryIO, demuxer: str) -> bytes | None:
+    import av
+
+    little = {"probesize": "65536", "analyzeduration": "0"}        # tags only: decode as good as nothing
+    try:
+        with av.open(file, format=demuxer, options=little) as container:
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+    except av.error.FFmpegError as error:                          # of many kinds, not all of them ValueErrors
+        raise ValueError("damaged container") from error
+    return tags["comment"].encode() if "comment" in tags else None
+
+
+def _refuse_constant(text: str):
+    raise ValueError(f"{text} is not JSON")
+
+
+# -- which frames, how large -----------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which frames of the clip come out, in order; at which rate; resized to `resize`, then cut to `size`, (H, W) both."""
+
+    indices: list[int]
+    fps: Fraction
+    resize: tuple[int, int]
+    size: tuple[int, int]
+
+
+def _plan(num_frames: int, height: int, width: int, fps: float, options: ExportOptions) -> _Plan:
+    _check_rate("fps", fps)
+    last = num_frames - 1 if options.trim_out is None else options.trim_out
+    for name, index in (("trim_in", options.trim_in), ("trim_out", last), ("frame", options.frame)):
+        if index >= num_frames and (name == "frame") == (options.format == "png"):
+            raise OutputError(f"{name}: expected 0 to {num_frames - 1} in a clip of {num_frames} frames, got {index}; "
+                              "choose a frame in the clip")
+    resize = size = max(1, round(height * options.scale)), max(1, round(width * options.scale))
+    kind = _FORMATS[options.format]
+    if kind.min_side:                                              # a video
+        size = size[0] // 2 * 2, size[1] // 2 * 2
+    if not kind.min_side <= min(size) <= max(size) <= MAX_SIDE:
+        raise OutputError(f"size: expected sides of {max(1, kind.min_side)} to {MAX_SIDE} pixels for {options.format}, "
+                          f"got {size[1]}x{size[0]}; choose another scale")
+    if options.format == "png":
+        return _Plan([options.frame], _rate(fps), resize, size)
+    out_fps = options.fps or (min(fps, GIF_MAX_FPS) if options.format == "gif" else fps)
+    kept = last - options.trim_in + 1
+    indices = [options.trim_in + i for i in _by_time(kept, fps, out_fps, _count_at(kept, fps, out_fps))]
+    return _Plan(indices * ((options.loops or 1) if kind.min_side else 1), _rate(out_fps), resize, size)
+
+
+def _pictures(frames: np.ndarray, plan: _Plan) -> Iterator[np.ndarray]:
+    for index in plan.indices:
+        yield np.ascontiguousarray(_resized(frames[index], plan.resize)[:plan.size[0], :plan.size[1]])
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    if picture.shape[:2] == tuple(size):
+        return picture
+    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
+    return cv2.resize(np.ascontiguousarray(picture), (size[1], size[0]),
+                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+
+
+def _rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)                   # 24000/1001 and its kin stay exact
+
+
+def _count_at(num_frames: int, fps: float, out_fps: float) -> int:
+    return max(1, round(num_frames * _rate(out_fps) / _rate(fps)))
+
+
+def _by_time(num_frames: int, fps: float, out_fps: float, count: int) -> list[int]:
+    """For each of count frames at out_fps: which of num_frames at fps is on screen in its middle. The last one stays."""
+    ratio = _rate(fps) / _rate(out_fps)
+    return [min(num_frames - 1, (2 * k + 1) * ratio.numerator // (2 * ratio.denominator)) for k in range(count)]
+
+
+def _check_rate(name: str, fps: float) -> None:
+    if not (_is_number(fps) and 0.1 <= fps <= 240):
+        raise OutputError(f"{name}: expected 0.1 to 240 frames per second, got {fps!r}; check the clip")
+
+
+class _Work:
+    """Counts steps, reports them, and stops the work when asked."""
+
+    def __init__(self, progress, cancelled, total: int):
+        self.progress, self.cancelled, self.total, self.done = progress, cancelled, total, 0
+        self.check()
+
+    def check(self) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise ExportCancelled("export: expected to finish, was cancelled; nothing was written")
+
+    def step(self) -> None:
+        self.check()
+        self.done = min(self.done + 1, self.total)
+        if self.progress is not None and self.done < self.total:
+            self.progress(self.done, self.total)
+
+    def finish(self) -> None:
+        if self.progress is not None:
+            self.progress(self.total, self.total)
+
+
+# -- PNG and ZIP -----------------------------------------------------------------------------------------------------
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_KEY = b"rushes\0"
+_PNG_PLAIN = b"\0\0\0\0"     # not compressed, method 0, no language, no translated keyword
+_PNG_HEAD = 33               # signature and IHDR
+_ZIP_NAME = b"recipe.json"
+
+
+def _png(picture: np.ndarray, recipe: dict | None) -> bytes:
+    import cv2
+
+    ok, data = cv2.imencode(".png", picture[..., ::-1])
+    if not ok:
+        raise OutputError(f"PNG: expected the encoder to take {list(picture.shape)}, found it would not; try another size")
+    data = data.tobytes()
+    if recipe is None:
+        return data
+    body = b"iTXt" + _PNG_KEY + _PNG_PLAIN + _as_text(recipe)
+    return data[:_PNG_HEAD] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[_PNG_HEAD:]
+
+
+def _png_text(file: BinaryIO) -> bytes | None:
+    file.seek(len(_PNG_MAGIC))
+    for _ in range(64):                                            # ours is the second chunk
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind in (b"IDAT", b"IEND"):
+            break
+        if kind != b"iTXt" or length > MAX_RECIPE_BYTES + 64:
+            file.seek(length + 4, io.SEEK_CUR)
+            continue
+        body = file.read(length)
+        if struct.unpack(">I", file.read(4))[0] != zlib.crc32(kind + body):
+            raise ValueError("damaged chunk")
+        if body.startswith(_PNG_KEY + _PNG_PLAIN):
+            return body[len(_PNG_KEY + _PNG_PLAIN):]
+    return None
+
+
+def _png_zip(pictures: Iterator[np.ndarray], recipe: dict | None, work: _Work) -> bytes:
+    """recipe.json, then 0001.png and on; stored, as PNG is packed already, and dated 1980 so that same frames are same bytes."""
+    import zipfile
+
+    def put(name: str, data: bytes):
+        entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+        entry.create_system, entry.external_attr = 3, 0o644 << 16
+        file.writestr(entry, data)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        if recipe is not None:
+            put(_ZIP_NAME.decode(), _as_text(recipe))
+        for number, picture in enumerate(pictures, 1):
+            put(f"{number:04}.png", _png(picture, None))
+            work.step()
+    return buffer.getvalue()
+
+
+def _zip_recipe(file: BinaryIO) -> bytes | None:
+    """Ours is the first entry and stored, so nothing is unpacked and no directory read: bombs have nothing to go off in."""
+    flags, method, crc, packed, size, name_size, extra_size = struct.unpack("<4x2xHH4xIIIHH", file.read(30))
+    if file.read(name_size) != _ZIP_NAME or method != 0 or flags & ~0x800 or packed != size or size > MAX_RECIPE_BYTES:
+        return None
+    file.seek(extra_size, io.SEEK_CUR)
+    body = file.read(size)
+    if zlib.crc32(body) != crc:
+        raise ValueError("damaged entry")
+    return body
+
+
+# -- GIF -------------------------------------------------------------------------------------------------------------
+
+_CANDIDATES = 16             # palette colours mixed for one; 16 levels of a mask with 4,096 thresholds' arrangement
+_MAX_CELLS = 120_000         # colours told apart; at most 4 s of mixing on one core
+_CHANNEL_WEIGHTS = np.sqrt(np.float32([2, 4, 3]) / 3)              # how far apart colours look: green counts most
+
+
+def _gif(pictures: Callable[[], Iterator[np.ndarray]], plan: _Plan, loops: int, recipe: dict | None, work: _Work) -> bytes:
+    """One palette for all frames, and a dither that depends on a pixel's place and colour only: what stands still, stays still."""
+    import av
+
+    palette, mix, bits = _gif_colours(pictures(), work)
+    ends = [round((k + 1) * 100 / plan.fps) for k in range(len(plan.indices))]   # 1/100 s; rounding errors do not add up
+    starts = [0, *ends[:-1]]
+    argb = np.zeros((256, 4), np.uint8)                            # 255 stays transparent: "as the frame before"
+    argb[:len(palette)] = np.concatenate([np.full((len(palette), 1), 255), palette], 1)
+    height, width = plan.size
+    rank = np.tile(_blue_noise(), (-(-height // 64), -(-width // 64)))[:height, :width]
+    buffer = io.BytesIO()
+    options = {"loop": str(loops - 1 if loops > 1 else -loops), "final_delay": str(ends[-1] - starts[-1])}
+    with av.open(buffer, "w", format="gif", options=options) as file:
+        stream = file.add_stream("gif", rate=100)
+        stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
+        for start, picture in zip(starts, pictures()):
+            frame = av.VideoFrame.from_ndarray((mix[_cells(picture, bits), rank], argb), format="pal8")
+            frame.pts, frame.time_base = start, Fraction(1, 100)
+            file.mux(stream.encode(frame))
+            work.step()
+        file.mux(stream.encode(None))
+    data = buffer.getvalue()
+    if recipe is None:
+        return data
+    text = _as_text(recipe)
+    blocks = b"".join(bytes([len(part)]) + part for part in (text[i:i + 255] for i in range(0, len(text), 255)))
+    place = _after_global_palette(data)
+    if data[place:place + 2] == b"!\xff":
+        place += 19                                                # NETSCAPE2.0 stays first, where old players look
+    return data[:place] + b"!\xfe" + blocks + b"\0" + data[place:]
+
+
+def _gif_colours(pictures: Iterator[np.ndarray], work: _Work) -> tuple[np.ndarray, np.ndarray, int]:
+    """The palette [N <= 255, 3] uint8; for each cell of colour space and threshold the palette's index, [8 ** bits, 16]
+    uint8; and bits, the cells' fineness per channel."""
+    counts = np.zeros(1 << 21, np.int64)
+    for picture in pictures:
+        counts += np.bincount(_cells(picture, 7).ravel(), minlength=counts.size)
+        work.step()
+    bits = 7
+    while np.count_nonzero(counts) > _MAX_CELLS:
+        bits -= 1
+        half = 1 << bits
+        counts = counts.reshape(half, 2, half, 2, half, 2).sum((1, 3, 5)).ravel()
+    used = np.flatnonzero(counts)
+    mask = (1 << bits) - 1
+    colours = np.stack([used >> 2 * bits, used >> bits & mask, used & mask], 1).astype(np.float32) * (255 / mask)
+    work.check()
+    palette = _palette(colours, counts[used].astype(np.float64) ** 0.7, work)   # 0.7: small bright things keep their colour
+    mix = np.zeros((counts.size, _CANDIDATES), np.uint8)
+    for start in range(0, len(used), 8192):
+        work.check()
+        mix[used[start:start + 8192]] = _mixtures(colours[start:start + 8192], palette.astype(np.float32))
+    return palette, mix, bits
+
+
+def _cells(picture: np.ndarray, bits: int) -> np.ndarray:
+    """Each pixel's cell of colour space, int32 [H, W]."""
+    r, g, b = np.moveaxis(picture.astype(np.int32) >> (8 - bits), -1, 0)
+    return r << 2 * bits | g << bits | b
+
+
+def _palette(colours: np.ndarray, weights: np.ndarray, work: _Work, size: int = 255) -> np.ndarray:
+    """At most `size` colours for colours [N, 3] with weights [N]: median cut, then four rounds of k-means. uint8 [M, 3].
+
+    Source: Heckbert, SIGGRAPH 1982; boxes are split at the mean, the one with most squared error first (Wu 1991).
+    """
+    def box(members):
+        w, c = weights[members], colours[members] * _CHANNEL_WEIGHTS
+        mean = np.average(c, axis=0, weights=w)
+        error = ((c - mean) ** 2 * w[:, None]).sum(0)
+        axis = int(error.argmax())
+        return [float(error.sum()) if np.ptp(c[:, axis]) > 0 else 0.0, members, c[:, axis] > mean[axis]]
+    boxes = [box(np.arange(len(colours)))]
+    while len(boxes) < size:
+        worst = max(range(len(boxes)), key=lambda i: boxes[i][0])
+        error, members, above = boxes[worst]
+        if error <= 0 or above.all() or not above.any():
+            break
+        boxes[worst:worst + 1] = [box(members[~above]), box(members[above])]
+    palette = np.stack([np.average(colours[m], axis=0, weights=weights[m]) for _, m, _ in boxes]).astype(np.float32)
+    for _ in range(4):
+        work.check()
+        nearest = np.concatenate([_nearest(colours[i:i + 8192], palette) for i in range(0, len(colours), 8192)])
+        total = np.bincount(nearest, weights, len(palette))
+        sums = np.stack([np.bincount(nearest, weights * colours[:, c], len(palette)) for c in range(3)], 1)
+        palette = np.where(total[:, None] > 0, sums / np.maximum(total, 1e-9)[:, None], palette).astype(np.float32)
+    return np.unique(palette.round().astype(np.uint8), axis=0)
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    a, b = colours * _CHANNEL_WEIGHTS, palette * _CHANNEL_WEIGHTS
+    return (a @ b.T - (b * b).sum(1) / 2).argmax(1)
+
+
+def _mixtures(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """For each of colours [N, 3] the 16 palette colours whose mean comes nearest, dark to bright: uint8 [N, 16].
+
+    Source: Knoll's pattern dithering (US 6,606,166, expired 2019); the error is held to 40 so that colours outside the
+    palette's reach do not call in strangers.
+    """
+    error = np.zeros_like(colours)
+    chosen = np.zeros((len(colours), _CANDIDATES), np.int64)
+    for i in range(_CANDIDATES):
+        chosen[:, i] = _nearest(colours + error, palette)
+        error = np.clip(error + colours - palette[chosen[:, i]], -40, 40)
+    luma = palette @ np.float32([0.2126, 0.7152, 0.0722])
+    order = np.argsort(luma[chosen], axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, 1).astype(np.uint8)
+
+
+@functools.cache
+def _blue_noise(side: int = 64) -> np.ndarray:
+    """Thresholds 0 to 15 without visible pattern, tiling, int [side, side]. About 0.1 s, once.
+
+    Source: the void-filling phase of Ulichney's void-and-cluster, SPIE 1993, sigma 1.5.
+    """
+    axis = np.minimum(np.arange(side), side - np.arange(side))
+    bump = np.exp(-(axis[:, None] ** 2 + axis ** 2) / (2 * 1.5 ** 2))
+    doubled = np.tile(bump, (2, 2))
+    energy = np.random.default_rng(0).random((side, side)) * 1e-3
+    rank = np.zeros((side, side), np.int64)
+    for i in range(side * side):
+        y, x = divmod(int(energy.argmin()), side)
+        rank[y, x] = i
+        energy += doubled[side - y:2 * side - y, side - x:2 * side - x]
+        energy[y, x] = np.inf
+    return rank * _CANDIDATES // (side * side)
+
+
+def _after_global_palette(head: bytes) -> int:
+    return 13 + (3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0)
+
+
+def _gif_comment(file: BinaryIO) -> bytes | None:
+    file.seek(_after_global_palette(file.read(13)))
+    for _ in range(16):                                            # extensions before the first picture; ours is the second
+        lead = file.read(2)
+        if lead[:1] != b"!":
+            break
+        body = b""
+        while size := file.read(1)[0]:
+            body += file.read(size)
+            if len(body) > 2 * MAX_RECIPE_BYTES:
+                return None
+        if lead == b"!\xfe":
+            return body
+    return None
+
+
+# -- the table of formats --------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class _Kind:
+    format: Format
+    encoders: tuple[str, ...]
+    """Any of these will do, the first found is used; () for what needs none of PyAV's."""
+    bits_per_pixel: tuple[float, float]
+    """Measured with the stand-in's gradients, 33 frames of 256 x 256: (as they are, with grain of sigma 4 added)."""
+    min_side: int = 0
+    """In pixels; 0 for what is not a video. Two encoders of PyAV 18.1 do worse than refuse narrow pictures: x265 4.2 writes
+    past its buffers at widths of 34 to 48 and takes the process down, SVT-AV1 4.1 never returns if one side is 18 and the
+    other over 64. From 64 up both were sound at every size tried."""
+
+
+_FORMATS = {kind.format.name: kind for kind in (
+    _Kind(Format("mp4", "MP4 (H.264)", "mp4", "video/mp4"), ("libx264",), (0.17, 2.45), 2),
+    _Kind(Format("mp4-h265", "MP4 (H.265)", "mp4", "video/mp4"), ("libx265",), (0.06, 0.83), 64),
+    _Kind(Format("mp4-av1", "MP4 (AV1)", "mp4", "video/mp4"), ("libsvtav1", "libaom-av1"), (0.054, 0.49), 64),
+    _Kind(Format("webm", "WebM", "webm", "video/webm"), ("libvpx-vp9", "libsvtav1", "libaom-av1"), (0.035, 0.7), 64),
+    _Kind(Format("gif", "GIF", "gif", "image/gif"), ("gif",), (4.1, 9.1)),
+    _Kind(Format("png-zip", "PNG frames (ZIP)", "zip", "application/zip"), (), (10.8, 14.6)),
+    _Kind(Format("png", "PNG, one frame", "png", "image/png"), (), (10.8, 14.6)),
+)}
+_ENCODER_OPTIONS = {         # on those clips within 0.5 dB of x264 at CRF; 4:2:0 chroma is what is left of the error
+    "libx264": h264_options(CRF, "medium"),
+    "libx265": {"crf": "16", "preset": "medium", "x265-params": "log-level=none"},
+    "libsvtav1": {"crf": "14", "preset": "8"},
+    "libaom-av1": {"crf": "14", "b": "0", "cpu-used": "6", "row-mt": "1"},
+    "libvpx-vp9": {"crf": "14", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
+}
+
+
+@functools.cache
+def _encoder_of(kind: _Kind) -> str | None:
+    import av
+
+    for name in kind.encoders:
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:                                         # av.codec.codec.UnknownCodecError
+            continue
+        return name
+    return None
+
+
+def _as_text(recipe: dict) -> bytes:
+    return json.dumps(recipe, ensure_ascii=False).encode()
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float, Fraction)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
