@@ -65,9 +65,9 @@ def serve(
     )
 
     from ui.archive import Archive
-    from ui.handlers import OPENING, add_routes
+    from ui.handlers import add_routes, opening_of
     from ui.live import Desk
-    desk = Desk(make_engine, OPENING, archive=Archive(store))
+    desk = Desk(make_engine, opening_of(preset), archive=Archive(store))
     desk.start()                                    # the model loads while the page is built and served
 
     import uvicorn

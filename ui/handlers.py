@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, WebSocket, WebSocketDisconnect
@@ -40,6 +41,11 @@ EXAMPLES = (
 MAX_MESSAGE_CHARS = 40_000
 MAX_SEED = 2**32 - 1
 PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be known by after a reload
+
+
+def opening_of(preset: Preset) -> Edit:
+    """The edit a page with untouched controls asks for."""
+    return replace(OPENING, num_steps=preset.turbo.num_steps, sampler=preset.turbo.sampler)
 
 
 def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:

@@ -307,6 +307,9 @@ class Desk:
         edit, started, first_picture_s, result, report = job.edit, time.monotonic(), None, None, None
         if self.archive is not None:
             self.archive.engine_busy()
+        known = self.clips.find(edit) if job.session is not None else None
+        if known is not None:           # made since it was asked for
+            return self._send_known(job, known)
         if edit.saved is not None:
             result = self.archive.recall(edit.saved, self._engine.decode)
             return self._finish(job, result, self._report(job), started, None)
@@ -333,7 +336,7 @@ class Desk:
         if job.full:
             return self._renders.get(job.page) is not job
         if job.session is None:         # the opening shot
-            return any(page.waiting is not None for page in self._sessions)
+            return any(page.waiting is not None and page.waiting.key != self.opening.key for page in self._sessions)
         return job.session.closed
 
     def _is_overtaken(self, job: Job, event, started: float) -> bool:
@@ -400,6 +403,11 @@ class Desk:
                     session.shown_generation = edit.generation
                     session.patience.picture_landed(now)
                     self._send_finished(session, edit, clip)
+
+    def _send_known(self, job: Job, clip: Clip) -> None:
+        with self._changed:
+            job.session.shown_generation = job.edit.generation
+            self._send_finished(job.session, job.edit, clip, remembered=True)
 
     def _rendered_by(self, page: str, edit: Edit, outcome: Clip | str) -> None:
         """Keep what became of a page's full render, and tell the page if it is there."""
