@@ -1,30 +1,24 @@
-"""Everything a person may take away from a clip: videos, a GIF, pictures, two clips side by side; and the recipe back out.
+"""Everything a person may take away from a clip: videos, a GIF, pictures, two clips side by side.
 
-Every file carries its recipe unless told not to: MP4 and WebM in the comment tag, GIF in a comment extension, PNG in an
-iTXt chunk called "rushes", ZIP as recipe.json, its first entry. PyAV, OpenCV and zipfile come in when first used.
+Every file carries its recipe unless told not to: see `recipe_files`, which also reads it back out. PyAV, OpenCV and
+zipfile come in when first used.
 """
 import functools
 import io
-import json
 import math
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from turbo_engine.errors import OutputError, TurboError
+from turbo_engine.gif import GIF_MAX_FPS, encode_gif
 from turbo_engine.media import CRF, encode_video, h264_options
-from turbo_engine.recipe import RECIPE_VERSION
+from turbo_engine.recipe_files import MAX_RECIPE_BYTES, ZIP_NAME, as_text, put_in_gif, put_in_png
 
-MAX_RECIPE_BYTES = 64 * 1024
 MAX_SIDE = 8192              # pixels; every encoder here takes it, and a picture of that size still fits in memory
-GIF_MAX_FPS = 50             # browsers play delays under 2/100 s as 10/100 s
 
 
 class ExportCancelled(TurboError):
@@ -102,16 +96,20 @@ def export(frames: np.ndarray, fps: float, recipe: dict | None, options: ExportO
                           "choose another format")
     plan = _plan(*frames.shape[:3], fps, options)
     recipe = None if options.strip_recipe else recipe
-    if recipe is not None and len(_as_text(recipe)) > MAX_RECIPE_BYTES:
-        raise OutputError(f"recipe: expected at most {MAX_RECIPE_BYTES // 1024} KB, got {len(_as_text(recipe)):,} bytes; "
+    text = None if recipe is None else as_text(recipe)
+    if text is not None and len(text) > MAX_RECIPE_BYTES:
+        raise OutputError(f"recipe: expected at most {MAX_RECIPE_BYTES // 1024} KB, got {len(text):,} bytes; "
                           "export without the recipe")
     work = _Work(progress, cancelled, len(plan.indices) * (1 if options.format.startswith("png") else 2))
     if options.format == "png":
-        data = _png(next(_pictures(frames, plan)), recipe)
+        data = _png(next(_pictures(frames, plan)))
+        data = data if text is None else put_in_png(data, text)
     elif options.format == "png-zip":
-        data = _png_zip(_pictures(frames, plan), recipe, work)
+        data = _png_zip(_pictures(frames, plan), text, work)
     elif options.format == "gif":
-        data = _gif(lambda: _pictures(frames, plan), plan, 0 if options.loops is None else options.loops, recipe, work)
+        data = encode_gif(lambda: _pictures(frames, plan), len(plan.indices), plan.size, plan.fps, options.loops or 0,
+                          tick=work.step, check=work.check)
+        data = data if text is None else put_in_gif(data, text)
     else:
         os.environ.setdefault("SVT_LOG", "1")                      # SVT-AV1 tells its life on stderr otherwise
         data = encode_video(_pictures(frames, plan), len(plan.indices), plan.size, plan.fps, recipe,
@@ -194,71 +192,6 @@ def _label_strip(label: str, height: int, width: int) -> np.ndarray:
     if text:
         draw(text)
     return strip
-
-
-# -- the recipe back out ---------------------------------------------------------------------------------------------
-
-def read_recipe_any(source: Path | str | bytes, name: str | None = None) -> dict:
-    """The recipe inside any file `export` makes; what it is follows from its first bytes, never from its name.
-
-    Args: source: a path, or the file's bytes. name: what messages call it. Reads little, whatever the file claims.
-    Raises: OutputError, one line, for files that are damaged, foreign, without a recipe, or made by a newer version.
-    """
-    name = " ".join(str(name or ("the file" if isinstance(source, bytes) else source)).split())[:200]
-    nothing = f"{name}: expected a file exported by this app, found no recipe in it; choose another file"
-    try:
-        if not isinstance(source, bytes) and not Path(source).is_file():     # a pipe would block
-            raise OutputError(f"{name}: expected a file, found none there; choose another")
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            text = _recipe_text(file)
-    except (OSError, ValueError, EOFError, IndexError, struct.error) as error:   # the last two: the file ends too soon
-        raise OutputError(nothing) from error
-    try:
-        if text is None or len(text) > MAX_RECIPE_BYTES:
-            raise ValueError("no recipe, or one too long")
-        recipe = json.loads(text, parse_constant=_refuse_constant)
-        version = recipe.get("schema") if isinstance(recipe, dict) else None
-        if not _is_count(version) or version < 1:
-            raise ValueError("JSON, but not a recipe")
-    except (ValueError, RecursionError) as error:
-        raise OutputError(nothing) from error
-    if version > RECIPE_VERSION:
-        raise OutputError(f"{name}: expected a recipe of version {RECIPE_VERSION} or older, found {version}, made by a newer "
-                          "version of this app; update the app")
-    return recipe
-
-
-def _recipe_text(file: BinaryIO) -> bytes | None:
-    """What a recipe would stand in, or None. Raises: OSError, ValueError, IndexError, struct.error on damaged files."""
-    magic = file.read(12)
-    file.seek(0)
-    if magic[4:8] == b"ftyp":
-        return _comment_tag(file, "mp4")
-    if magic[:4] == b"\x1a\x45\xdf\xa3":
-        return _comment_tag(file, "matroska")
-    if magic[:6] in (b"GIF89a", b"GIF87a"):
-        return _gif_comment(file)
-    if magic[:8] == _PNG_MAGIC:
-        return _png_text(file)
-    if magic[:4] == b"PK\x03\x04":
-        return _zip_recipe(file)
-    return None
-
-
-def _comment_tag(file: BinaryIO, demuxer: str) -> bytes | None:
-    import av
-
-    little = {"probesize": "65536", "analyzeduration": "0"}        # tags only: decode as good as nothing
-    try:
-        with av.open(file, format=demuxer, options=little) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-    except av.error.FFmpegError as error:                          # of many kinds, not all of them ValueErrors
-        raise ValueError("damaged container") from error
-    return tags["comment"].encode() if "comment" in tags else None
-
-
-def _refuse_constant(text: str):
-    raise ValueError(f"{text} is not JSON")
 
 
 # -- which frames, how large -----------------------------------------------------------------------------------------
@@ -353,45 +286,18 @@ class _Work:
 
 # -- PNG and ZIP -----------------------------------------------------------------------------------------------------
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_KEY = b"rushes\0"
-_PNG_PLAIN = b"\0\0\0\0"     # not compressed, method 0, no language, no translated keyword
-_PNG_HEAD = 33               # signature and IHDR
-_ZIP_NAME = b"recipe.json"
 
-
-def _png(picture: np.ndarray, recipe: dict | None) -> bytes:
+def _png(picture: np.ndarray) -> bytes:
     import cv2
 
     ok, data = cv2.imencode(".png", picture[..., ::-1])
     if not ok:
         raise OutputError(f"PNG: expected the encoder to take {list(picture.shape)}, found it would not; try another size")
-    data = data.tobytes()
-    if recipe is None:
-        return data
-    body = b"iTXt" + _PNG_KEY + _PNG_PLAIN + _as_text(recipe)
-    return data[:_PNG_HEAD] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[_PNG_HEAD:]
+    return data.tobytes()
 
 
-def _png_text(file: BinaryIO) -> bytes | None:
-    file.seek(len(_PNG_MAGIC))
-    for _ in range(64):                                            # ours is the second chunk
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if kind in (b"IDAT", b"IEND"):
-            break
-        if kind != b"iTXt" or length > MAX_RECIPE_BYTES + 64:
-            file.seek(length + 4, io.SEEK_CUR)
-            continue
-        body = file.read(length)
-        if struct.unpack(">I", file.read(4))[0] != zlib.crc32(kind + body):
-            raise ValueError("damaged chunk")
-        if body.startswith(_PNG_KEY + _PNG_PLAIN):
-            return body[len(_PNG_KEY + _PNG_PLAIN):]
-    return None
-
-
-def _png_zip(pictures: Iterator[np.ndarray], recipe: dict | None, work: _Work) -> bytes:
-    """recipe.json, then 0001.png and on; stored, as PNG is packed already, and dated 1980 so that same frames are same bytes."""
+def _png_zip(pictures: Iterator[np.ndarray], text: bytes | None, work: _Work) -> bytes:
+    """recipe.json, then 0001.png and on. Stored, as PNG is packed already; dated 1980, so that same frames are same bytes."""
     import zipfile
 
     def put(name: str, data: bytes):
@@ -400,182 +306,12 @@ def _png_zip(pictures: Iterator[np.ndarray], recipe: dict | None, work: _Work) -
         file.writestr(entry, data)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        if recipe is not None:
-            put(_ZIP_NAME.decode(), _as_text(recipe))
+        if text is not None:
+            put(ZIP_NAME, text)
         for number, picture in enumerate(pictures, 1):
-            put(f"{number:04}.png", _png(picture, None))
+            put(f"{number:04}.png", _png(picture))
             work.step()
     return buffer.getvalue()
-
-
-def _zip_recipe(file: BinaryIO) -> bytes | None:
-    """Ours is the first entry and stored, so nothing is unpacked and no directory read: bombs have nothing to go off in."""
-    flags, method, crc, packed, size, name_size, extra_size = struct.unpack("<4x2xHH4xIIIHH", file.read(30))
-    if file.read(name_size) != _ZIP_NAME or method != 0 or flags & ~0x800 or packed != size or size > MAX_RECIPE_BYTES:
-        return None
-    file.seek(extra_size, io.SEEK_CUR)
-    body = file.read(size)
-    if zlib.crc32(body) != crc:
-        raise ValueError("damaged entry")
-    return body
-
-
-# -- GIF -------------------------------------------------------------------------------------------------------------
-
-_CANDIDATES = 16             # palette colours mixed for one; 16 levels of a mask with 4,096 thresholds' arrangement
-_MAX_CELLS = 120_000         # colours told apart; at most 4 s of mixing on one core
-_CHANNEL_WEIGHTS = np.sqrt(np.float32([2, 4, 3]) / 3)              # how far apart colours look: green counts most
-
-
-def _gif(pictures: Callable[[], Iterator[np.ndarray]], plan: _Plan, loops: int, recipe: dict | None, work: _Work) -> bytes:
-    """One palette for all frames, and a dither that depends on a pixel's place and colour only: what stands still, stays still."""
-    import av
-
-    palette, mix, bits = _gif_colours(pictures(), work)
-    ends = [round((k + 1) * 100 / plan.fps) for k in range(len(plan.indices))]   # 1/100 s; rounding errors do not add up
-    starts = [0, *ends[:-1]]
-    argb = np.zeros((256, 4), np.uint8)                            # 255 stays transparent: "as the frame before"
-    argb[:len(palette)] = np.concatenate([np.full((len(palette), 1), 255), palette], 1)
-    height, width = plan.size
-    rank = np.tile(_blue_noise(), (-(-height // 64), -(-width // 64)))[:height, :width]
-    buffer = io.BytesIO()
-    options = {"loop": str(loops - 1 if loops > 1 else -loops), "final_delay": str(ends[-1] - starts[-1])}
-    with av.open(buffer, "w", format="gif", options=options) as file:
-        stream = file.add_stream("gif", rate=100)
-        stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
-        for start, picture in zip(starts, pictures()):
-            frame = av.VideoFrame.from_ndarray((mix[_cells(picture, bits), rank], argb), format="pal8")
-            frame.pts, frame.time_base = start, Fraction(1, 100)
-            file.mux(stream.encode(frame))
-            work.step()
-        file.mux(stream.encode(None))
-    data = buffer.getvalue()
-    if recipe is None:
-        return data
-    text = _as_text(recipe)
-    blocks = b"".join(bytes([len(part)]) + part for part in (text[i:i + 255] for i in range(0, len(text), 255)))
-    place = _after_global_palette(data)
-    if data[place:place + 2] == b"!\xff":
-        place += 19                                                # NETSCAPE2.0 stays first, where old players look
-    return data[:place] + b"!\xfe" + blocks + b"\0" + data[place:]
-
-
-def _gif_colours(pictures: Iterator[np.ndarray], work: _Work) -> tuple[np.ndarray, np.ndarray, int]:
-    """The palette [N <= 255, 3] uint8; for each cell of colour space and threshold the palette's index, [8 ** bits, 16]
-    uint8; and bits, the cells' fineness per channel."""
-    counts = np.zeros(1 << 21, np.int64)
-    for picture in pictures:
-        counts += np.bincount(_cells(picture, 7).ravel(), minlength=counts.size)
-        work.step()
-    bits = 7
-    while np.count_nonzero(counts) > _MAX_CELLS:
-        bits -= 1
-        half = 1 << bits
-        counts = counts.reshape(half, 2, half, 2, half, 2).sum((1, 3, 5)).ravel()
-    used = np.flatnonzero(counts)
-    mask = (1 << bits) - 1
-    colours = np.stack([used >> 2 * bits, used >> bits & mask, used & mask], 1).astype(np.float32) * (255 / mask)
-    work.check()
-    palette = _palette(colours, counts[used].astype(np.float64) ** 0.7, work)   # 0.7: small bright things keep their colour
-    mix = np.zeros((counts.size, _CANDIDATES), np.uint8)
-    for start in range(0, len(used), 8192):
-        work.check()
-        mix[used[start:start + 8192]] = _mixtures(colours[start:start + 8192], palette.astype(np.float32))
-    return palette, mix, bits
-
-
-def _cells(picture: np.ndarray, bits: int) -> np.ndarray:
-    """Each pixel's cell of colour space, int32 [H, W]."""
-    r, g, b = np.moveaxis(picture.astype(np.int32) >> (8 - bits), -1, 0)
-    return r << 2 * bits | g << bits | b
-
-
-def _palette(colours: np.ndarray, weights: np.ndarray, work: _Work, size: int = 255) -> np.ndarray:
-    """At most `size` colours for colours [N, 3] with weights [N]: median cut, then four rounds of k-means. uint8 [M, 3].
-
-    Source: Heckbert, SIGGRAPH 1982; boxes are split at the mean, the one with most squared error first (Wu 1991).
-    """
-    def box(members):
-        w, c = weights[members], colours[members] * _CHANNEL_WEIGHTS
-        mean = np.average(c, axis=0, weights=w)
-        error = ((c - mean) ** 2 * w[:, None]).sum(0)
-        axis = int(error.argmax())
-        return [float(error.sum()) if np.ptp(c[:, axis]) > 0 else 0.0, members, c[:, axis] > mean[axis]]
-    boxes = [box(np.arange(len(colours)))]
-    while len(boxes) < size:
-        worst = max(range(len(boxes)), key=lambda i: boxes[i][0])
-        error, members, above = boxes[worst]
-        if error <= 0 or above.all() or not above.any():
-            break
-        boxes[worst:worst + 1] = [box(members[~above]), box(members[above])]
-    palette = np.stack([np.average(colours[m], axis=0, weights=weights[m]) for _, m, _ in boxes]).astype(np.float32)
-    for _ in range(4):
-        work.check()
-        nearest = np.concatenate([_nearest(colours[i:i + 8192], palette) for i in range(0, len(colours), 8192)])
-        total = np.bincount(nearest, weights, len(palette))
-        sums = np.stack([np.bincount(nearest, weights * colours[:, c], len(palette)) for c in range(3)], 1)
-        palette = np.where(total[:, None] > 0, sums / np.maximum(total, 1e-9)[:, None], palette).astype(np.float32)
-    return np.unique(palette.round().astype(np.uint8), axis=0)
-
-
-def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    a, b = colours * _CHANNEL_WEIGHTS, palette * _CHANNEL_WEIGHTS
-    return (a @ b.T - (b * b).sum(1) / 2).argmax(1)
-
-
-def _mixtures(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """For each of colours [N, 3] the 16 palette colours whose mean comes nearest, dark to bright: uint8 [N, 16].
-
-    Source: Knoll's pattern dithering (US 6,606,166, expired 2019); the error is held to 40 so that colours outside the
-    palette's reach do not call in strangers.
-    """
-    error = np.zeros_like(colours)
-    chosen = np.zeros((len(colours), _CANDIDATES), np.int64)
-    for i in range(_CANDIDATES):
-        chosen[:, i] = _nearest(colours + error, palette)
-        error = np.clip(error + colours - palette[chosen[:, i]], -40, 40)
-    luma = palette @ np.float32([0.2126, 0.7152, 0.0722])
-    order = np.argsort(luma[chosen], axis=1, kind="stable")
-    return np.take_along_axis(chosen, order, 1).astype(np.uint8)
-
-
-@functools.cache
-def _blue_noise(side: int = 64) -> np.ndarray:
-    """Thresholds 0 to 15 without visible pattern, tiling, int [side, side]. About 0.1 s, once.
-
-    Source: the void-filling phase of Ulichney's void-and-cluster, SPIE 1993, sigma 1.5.
-    """
-    axis = np.minimum(np.arange(side), side - np.arange(side))
-    bump = np.exp(-(axis[:, None] ** 2 + axis ** 2) / (2 * 1.5 ** 2))
-    doubled = np.tile(bump, (2, 2))
-    energy = np.random.default_rng(0).random((side, side)) * 1e-3
-    rank = np.zeros((side, side), np.int64)
-    for i in range(side * side):
-        y, x = divmod(int(energy.argmin()), side)
-        rank[y, x] = i
-        energy += doubled[side - y:2 * side - y, side - x:2 * side - x]
-        energy[y, x] = np.inf
-    return rank * _CANDIDATES // (side * side)
-
-
-def _after_global_palette(head: bytes) -> int:
-    return 13 + (3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0)
-
-
-def _gif_comment(file: BinaryIO) -> bytes | None:
-    file.seek(_after_global_palette(file.read(13)))
-    for _ in range(16):                                            # extensions before the first picture; ours is the second
-        lead = file.read(2)
-        if lead[:1] != b"!":
-            break
-        body = b""
-        while size := file.read(1)[0]:
-            body += file.read(size)
-            if len(body) > 2 * MAX_RECIPE_BYTES:
-                return None
-        if lead == b"!\xfe":
-            return body
-    return None
 
 
 # -- the table of formats --------------------------------------------------------------------------------------------
@@ -622,10 +358,6 @@ def _encoder_of(kind: _Kind) -> str | None:
             continue
         return name
     return None
-
-
-def _as_text(recipe: dict) -> bytes:
-    return json.dumps(recipe, ensure_ascii=False).encode()
 
 
 def _is_number(value) -> bool:

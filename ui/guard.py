@@ -19,7 +19,8 @@ import logging
 log = logging.getLogger("rushes.guard")
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
-MAX_BODY_BYTES = 1 << 20    # no upload feature today: the largest honest body is a Gradio call of a few hundred bytes
+MAX_BODY_BYTES = 1 << 20    # the largest honest body but one is a Gradio call of a few hundred bytes
+LARGER_BODIES = {"/rt/recipe": 257 << 20}      # a dropped clip, read into memory for its recipe and thrown away
 
 # Gradio compiles component templates with `new Function` and boots from an inline script: without 'unsafe-eval' and
 # 'unsafe-inline' its page stays blank (tried in Chromium). Everything that leaves this origin stays refused.
@@ -87,9 +88,12 @@ class Guard:
         lengths = _values(headers, b"content-length")
         if len(lengths) > 1 or any(not length.isdecimal() for length in lengths):
             return 400, f"Content-Length {lengths!r}"
-        if lengths and int(lengths[0]) > self._max_body_bytes:
+        if lengths and int(lengths[0]) > self._limit(scope):
             return 413, f"a body of {lengths[0]} bytes"
         return None
+
+    def _limit(self, scope) -> int:
+        return LARGER_BODIES.get(scope["path"], self._max_body_bytes)
 
     async def _refuse(self, scope, receive, send, status: int) -> None:
         if scope["type"] == "websocket":
@@ -108,7 +112,7 @@ class Guard:
             nonlocal received, refused
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
+            if received > self._limit(scope):
                 refused = True
                 log.warning("refused %s %r: a body too large", scope["method"], scope["path"][:80])
                 return {"type": "http.disconnect"}

@@ -23,6 +23,7 @@ from turbo_engine.presets import TURBO_SAMPLERS, Preset
 from turbo_engine.store import StoreError
 
 from .clips import Edit
+from .exports import add_export_routes
 from .history import add_history_routes
 from .live import Desk, Session
 from .scores import Scores
@@ -100,6 +101,7 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
         except ValueError as error:
             raise HTTPException(409, str(error)) from error
 
+    add_export_routes(app, desk.clips)
     if desk.archive is not None:
         add_history_routes(app, desk.archive)
     app.mount("/rt/viewer", _Fresh(directory=Path(__file__).parent / "viewer"))

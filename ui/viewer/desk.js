@@ -2,6 +2,8 @@
 
 import { Clip } from "./clip.js";
 import { element, seconds } from "./dom.js";
+import { Drop } from "./drop.js";
+import { Export, recipeOf } from "./export.js";
 import { Facts } from "./facts.js";
 import { FinalControl } from "./final.js";
 import { History } from "./history.js";
@@ -36,6 +38,9 @@ class Desk {
     this.facts = new Facts(desk);
     this.panel = new Panel(desk, { onEdit: () => this.ask() });
     this.control = new FinalControl(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
+    this.export = new Export(desk, { sides: () => this.finished(), at: () => Number(this.desk.dataset.index ?? 0) });
+    this.$(".export-open").addEventListener("click", () => this.export.open());
+    this.drop = new Drop(desk, (file) => this.restore(file));
     this.history = new History(desk, { onOpen: (entry) => this.open(entry), onTrouble: (line) => this.facts.say(line, "error") });
     this.zoom = new Zoom(this.$(".sides"), (scale) => this.zoomed(scale));
     this.pair = new Pair(desk, this.zoom);
@@ -53,6 +58,9 @@ class Desk {
     this.transport = new Transport(desk, this.player, {
       "Ctrl+Enter": () => this.renderFull(),
       "/": () => this.$(".prompt").focus(),
+      e: () => this.export.open(),
+      "[": () => this.trim("in"),
+      "]": () => this.trim("out"),
       r: () => this.panel.reroll(),
       g: () => this.panel.toggleLock(),
       b: () => this.pair.choose("side"),
@@ -119,6 +127,32 @@ class Desk {
     this.control.queued(steps, "Opening");
     if (!this.socket.send({ op: "open", id, generation: this.final.generation })) this.finalEnded("The connection is down.", "error");
     return this.layOut();
+  }
+
+  /** The whole, finished clips on screen, as the server described them. */
+  finished() {
+    const turbo = this.shown && !this.shown.rough ? this.shown.header : undefined;
+    return { turbo, full: this.desk.dataset.pair === "true" ? this.full.header : undefined };
+  }
+
+  trim(end) {
+    const frame = Number(this.desk.dataset.index ?? 0);
+    this.export.trim(end, frame);
+    this.facts.say(`Export ${end === "in" ? "begins" : "ends"} at frame ${frame + 1}.`);
+  }
+
+  /** A file dropped on the page: its shot, if it is one of ours. */
+  async restore(file) {
+    try {
+      const recipe = await recipeOf(file);
+      if (recipe.preset !== this.hello.preset) throw new Error(`This clip was made with the preset “${recipe.preset}”; this page runs “${this.hello.preset}”.`);
+      const { prompt, seed, mode, num_steps: steps, sampler } = recipe;
+      this.panel.set(mode === "full" ? { prompt, seed, full_steps: steps } : { prompt, seed, num_steps: steps, sampler });
+      this.ask();
+      if (mode === "full") this.facts.say("The shot of a full render is back; Ctrl + Enter renders it again.");
+    } catch (error) {
+      this.facts.say(error.message, "error");
+    }
   }
 
   cancelFull() {

@@ -26,7 +26,7 @@ export class Transport {
 
   _key(event, onKey) {
     const { key, target } = event, player = this._player;
-    if (event.isComposing || event.defaultPrevented) return;
+    if (event.isComposing || event.defaultPrevented || target.closest?.("dialog")) return;
     const held = event.ctrlKey || event.metaKey ? "Ctrl+" : event.altKey ? "Alt+" : "";
     const typing = target.closest?.("input:not([type=range]), textarea, select, [contenteditable]");
     const onScrub = target.closest?.("input[type=range]");         // has its own arrows, and no use for letters
