@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from turbo_engine.errors import OutputError
-from turbo_engine.export import (ExportCancelled, ExportOptions, estimate_bytes, export, formats, read_recipe_any,
-                                 side_by_side)
+from turbo_engine.export import ExportCancelled, ExportOptions, estimate_bytes, export, formats, side_by_side
+from turbo_engine.recipe_files import read_recipe_any
 
 NAMES = [kind.name for kind in formats()]
 VIDEOS = [name for name in NAMES if name.startswith(("mp4", "webm"))]
 RECIPE = {"schema": 1, "app": "rushes", "prompt": "a penguin, café 🐧 \"\\\n\u2028", "seed": 2 ** 63 - 1, "guidance_scale": 4.0}
-BARS = ((235, 235, 235), (200, 200, 20), (20, 200, 200), (20, 200, 20), (200, 20, 200), (200, 20, 20), (20, 20, 200), (16, 16, 16))
+BARS = ((235, 235, 235), (200, 200, 20), (20, 200, 200), (20, 200, 20), (200, 20, 200), (200, 20, 20),
+        (20, 20, 200), (16, 16, 16))
 MAGIC = {"mp4": b"ftyp", "webm": b"\x1a\x45\xdf\xa3", "gif": b"GIF89a", "png": b"\x89PNG", "zip": b"PK\x03\x04"}
 
 
@@ -182,9 +183,10 @@ def test_gif_loops(loops, written):
 
 
 def test_gif_looks_like_the_clip():
-    """Seen from a step back (blurred by 1.5 pixels), a colourful gradient is right within 1.6 % although 255 colours must do."""
+    """From a step back (blurred by 1.5 pixels), a colourful gradient is right within 1.6 % though 255 colours must do."""
     y, x = np.mgrid[0:128, 0:128] / 127
-    frames = np.stack([np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x + 5 * y + k / 8)], -1) * 255 for k in range(5)]).astype(np.uint8)
+    frames = np.stack([np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x + 5 * y + k / 8)], -1) * 255 for k in range(5)])
+    frames = frames.astype(np.uint8)
     back, _, _ = decoded(export(frames, 16, None, ExportOptions("gif")), "gif")
     blurred = lambda clip: np.stack([cv2.GaussianBlur(f.astype(np.float32), (0, 0), 1.5) for f in clip])
     assert psnr(blurred(back), blurred(frames)) > 35
@@ -391,8 +393,9 @@ def test_what_a_file_is_follows_from_its_bytes(tmp_path):
         read_recipe_any(tmp_path / "absent.gif")
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"7", b"{", b"\xff", b'{"schema": "1"}', b'{"schema": true}', b'{"schema": 0}',
-                                  b'{"schema": 1, "x": NaN}', b"[" * 60_000, b'{"schema": 1' + b"0" * 5_000 + b"}"])
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"7", b"{", b"\xff", b'{"schema": "1"}', b'{"schema": true}',
+                                  b'{"schema": 0}', b'{"schema": 1, "x": NaN}', b"[" * 60_000,
+                                  b'{"schema": 1' + b"0" * 5_000 + b"}"])
 def test_foreign_text_is_no_recipe(text):
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as file:

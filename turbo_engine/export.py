@@ -17,6 +17,7 @@ from turbo_engine.errors import OutputError, TurboError
 from turbo_engine.gif import GIF_MAX_FPS, encode_gif
 from turbo_engine.media import CRF, encode_video, h264_options
 from turbo_engine.recipe_files import MAX_RECIPE_BYTES, ZIP_NAME, as_text, put_in_gif, put_in_png
+from turbo_engine.resample import by_time, check_rate, count_at, exact_rate, is_number, resized
 
 MAX_SIDE = 8192              # pixels; every encoder here takes it, and a picture of that size still fits in memory
 
@@ -59,9 +60,9 @@ class ExportOptions:
         if self.format not in _FORMATS:
             raise OutputError(f"format: expected one of {', '.join(_FORMATS)}, got {self.format!r}; choose one of them")
         top = GIF_MAX_FPS if self.format == "gif" else 120
-        if self.fps is not None and not (_is_number(self.fps) and 1 <= self.fps <= top):
+        if self.fps is not None and not (is_number(self.fps) and 1 <= self.fps <= top):
             raise OutputError(f"fps: expected 1 to {top} for {self.format}, got {self.fps!r}; choose a rate in between")
-        if not (_is_number(self.scale) and 0.25 <= self.scale <= 4):
+        if not (is_number(self.scale) and 0.25 <= self.scale <= 4):
             raise OutputError(f"scale: expected 0.25 to 4, got {self.scale!r}; choose a factor in between")
         least = 0 if self.format == "gif" else 1
         if self.loops is not None and not (_is_count(self.loops) and least <= self.loops <= 20):
@@ -144,9 +145,9 @@ def side_by_side(a: np.ndarray, b: np.ndarray, *, fps_a: float, fps_b: float, la
     for name, clip, fps in (("a", a, fps_a), ("b", b, fps_b)):
         if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
             raise OutputError(f"{name}: expected uint8 [T, H, W, 3], got {clip.dtype} {list(clip.shape)}; convert them first")
-        _check_rate(f"fps_{name}", fps)
+        check_rate(f"fps_{name}", fps)
     fps = max(fps_a, fps_b)
-    count = max(_count_at(len(a), fps_a, fps), _count_at(len(b), fps_b, fps))
+    count = max(count_at(len(a), fps_a, fps), count_at(len(b), fps_b, fps))
     height = max(a.shape[1], b.shape[1])
     widths = [max(2, round(clip.shape[2] * height / clip.shape[1] / 2) * 2) for clip in (a, b)]
     strip = max(16, round(height * 0.07)) // 2 * 2 + height % 2    # an even total
@@ -159,9 +160,9 @@ def side_by_side(a: np.ndarray, b: np.ndarray, *, fps_a: float, fps_b: float, la
     for clip, rate, width, label in zip((a, b), (fps_a, fps_b), widths, labels):
         out[:, height:, left:left + width] = _label_strip(label, strip, width)
         shown = None
-        for k, index in enumerate(_by_time(len(clip), rate, fps, count)):
+        for k, index in enumerate(by_time(len(clip), rate, fps, count)):
             if index != shown:
-                picture, shown = _resized(clip[index], (height, width)), index
+                picture, shown = resized(clip[index], (height, width)), index
             out[k, :height, left:left + width] = picture
         left += width + gap
     return out, fps
@@ -207,7 +208,7 @@ class _Plan:
 
 
 def _plan(num_frames: int, height: int, width: int, fps: float, options: ExportOptions) -> _Plan:
-    _check_rate("fps", fps)
+    check_rate("fps", fps)
     last = num_frames - 1 if options.trim_out is None else options.trim_out
     for name, index in (("trim_in", options.trim_in), ("trim_out", last), ("frame", options.frame)):
         if index >= num_frames and (name == "frame") == (options.format == "png"):
@@ -221,45 +222,16 @@ def _plan(num_frames: int, height: int, width: int, fps: float, options: ExportO
         raise OutputError(f"size: expected sides of {max(1, kind.min_side)} to {MAX_SIDE} pixels for {options.format}, "
                           f"got {size[1]}x{size[0]}; choose another scale")
     if options.format == "png":
-        return _Plan([options.frame], _rate(fps), resize, size)
+        return _Plan([options.frame], exact_rate(fps), resize, size)
     out_fps = options.fps or (min(fps, GIF_MAX_FPS) if options.format == "gif" else fps)
     kept = last - options.trim_in + 1
-    indices = [options.trim_in + i for i in _by_time(kept, fps, out_fps, _count_at(kept, fps, out_fps))]
-    return _Plan(indices * ((options.loops or 1) if kind.min_side else 1), _rate(out_fps), resize, size)
+    indices = [options.trim_in + i for i in by_time(kept, fps, out_fps, count_at(kept, fps, out_fps))]
+    return _Plan(indices * ((options.loops or 1) if kind.min_side else 1), exact_rate(out_fps), resize, size)
 
 
 def _pictures(frames: np.ndarray, plan: _Plan) -> Iterator[np.ndarray]:
     for index in plan.indices:
-        yield np.ascontiguousarray(_resized(frames[index], plan.resize)[:plan.size[0], :plan.size[1]])
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import cv2
-
-    if picture.shape[:2] == tuple(size):
-        return picture
-    shrinks = size[0] * size[1] < picture.shape[0] * picture.shape[1]
-    return cv2.resize(np.ascontiguousarray(picture), (size[1], size[0]),
-                      interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
-
-
-def _rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)                   # 24000/1001 and its kin stay exact
-
-
-def _count_at(num_frames: int, fps: float, out_fps: float) -> int:
-    return max(1, round(num_frames * _rate(out_fps) / _rate(fps)))
-
-
-def _by_time(num_frames: int, fps: float, out_fps: float, count: int) -> list[int]:
-    """For each of count frames at out_fps: which of num_frames at fps is on screen in its middle. The last one stays."""
-    ratio = _rate(fps) / _rate(out_fps)
-    return [min(num_frames - 1, (2 * k + 1) * ratio.numerator // (2 * ratio.denominator)) for k in range(count)]
-
-
-def _check_rate(name: str, fps: float) -> None:
-    if not (_is_number(fps) and 0.1 <= fps <= 240):
-        raise OutputError(f"{name}: expected 0.1 to 240 frames per second, got {fps!r}; check the clip")
+        yield np.ascontiguousarray(resized(frames[index], plan.resize)[:plan.size[0], :plan.size[1]])
 
 
 class _Work:
@@ -285,7 +257,6 @@ class _Work:
 
 
 # -- PNG and ZIP -----------------------------------------------------------------------------------------------------
-
 
 def _png(picture: np.ndarray) -> bytes:
     import cv2
@@ -358,10 +329,6 @@ def _encoder_of(kind: _Kind) -> str | None:
             continue
         return name
     return None
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float, Fraction)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value) -> bool:

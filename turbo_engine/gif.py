@@ -24,7 +24,7 @@ def encode_gif(pictures: Callable[[], Iterator[np.ndarray]], count: int, size: t
     import av
 
     palette, mix, bits = _gif_colours(pictures(), tick, check)
-    ends = [round((k + 1) * 100 / fps) for k in range(count)]   # 1/100 s; rounding errors do not add up
+    ends = [round((k + 1) * 100 / fps) for k in range(count)]                    # 1/100 s; rounding errors do not add up
     starts = [0, *ends[:-1]]
     argb = np.zeros((256, 4), np.uint8)                            # 255 stays transparent: "as the frame before"
     argb[:len(palette)] = np.concatenate([np.full((len(palette), 1), 255), palette], 1)
@@ -41,8 +41,6 @@ def encode_gif(pictures: Callable[[], Iterator[np.ndarray]], count: int, size: t
             file.mux(stream.encode(frame))
             tick()
         file.mux(stream.encode(None))
-    data = buffer.getvalue()
-    if recipe is None:
     return buffer.getvalue()
 
 

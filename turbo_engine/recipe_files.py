@@ -33,11 +33,11 @@ def put_in_png(data: bytes, text: bytes) -> bytes:
 
 def put_in_gif(data: bytes, text: bytes) -> bytes:
     """A GIF with the recipe's text as a comment before its first picture."""
+    blocks = b"".join(bytes([len(part)]) + part for part in (text[i:i + 255] for i in range(0, len(text), 255)))
     place = _after_global_palette(data)
     if data[place:place + 2] == b"!\xff":
         place += 19                                                # NETSCAPE2.0 stays first, where old players look
     return data[:place] + b"!\xfe" + blocks + b"\0" + data[place:]
-
 
 
 def read_recipe_any(source: Path | str | bytes, name: str | None = None) -> dict:

@@ -84,7 +84,8 @@ class Archive:
         entry = self.store.get(clip_id)
         if entry is None:
             raise StoreError("This clip is no longer in the history.")
-        return Edit(generation, entry.prompt, entry.seed, entry.mode, entry.recipe.get("num_steps"), entry.recipe.get("sampler"), saved=clip_id)
+        return Edit(generation, entry.prompt, entry.seed, entry.mode, entry.recipe.get("num_steps"),
+                    entry.recipe.get("sampler") if entry.mode == "turbo" else None, entry.negative_prompt, saved=clip_id)
 
     def recall(self, clip_id: str, decode: Callable[[np.ndarray], np.ndarray]) -> Result:
         """A kept clip with lossless frames again, by the decoder that runs now. Raises: StoreError."""
@@ -96,6 +97,6 @@ class Archive:
 
 def describe(entry: Entry) -> dict:
     """What the filmstrip shows of a clip, JSON-ready."""
-    return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode,
+    return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode, "negative_prompt": entry.negative_prompt,
             "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"), "took_s": entry.took_s,
             "starred": entry.starred}

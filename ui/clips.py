@@ -24,6 +24,7 @@ class Edit:
     mode: str = "turbo"
     num_steps: int | None = None
     sampler: str | None = None
+    negative_prompt: str = ""
     saved: str | None = None
 
     @property
@@ -32,10 +33,11 @@ class Edit:
 
     @property
     def key(self) -> tuple:
-        return self.mode, self.words, self.seed, self.num_steps, self.sampler
+        return self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split())
 
     def request(self) -> Request:
-        return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler)
+        return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler,
+                       negative_prompt=self.negative_prompt)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from turbo_engine.errors import OutputError
 from turbo_engine.export import ExportCancelled, ExportOptions, Format, estimate_bytes, export, formats, side_by_side
-from turbo_engine.export import read_recipe_any
+from turbo_engine.recipe_files import read_recipe_any
 
 from .clips import Clip, Clips
 

@@ -168,6 +168,7 @@ def read_message(text: str) -> tuple[str, Edit | None]:
         mode="turbo" if op == "edit" else "full",
         num_steps=None if num_steps is None else _whole(message, "num_steps"),
         sampler=str(message["sampler"])[:40] if op == "edit" and message.get("sampler") else None,
+        negative_prompt=str(message.get("negative_prompt") or "") if op == "final" else "",
     )
 
 

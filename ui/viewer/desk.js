@@ -40,6 +40,10 @@ class Desk {
     this.control = new FinalControl(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
     this.export = new Export(desk, { sides: () => this.finished(), at: () => Number(this.desk.dataset.index ?? 0) });
     this.$(".export-open").addEventListener("click", () => this.export.open());
+    this.paused = false;
+    this.$(".pause-live").addEventListener("click", () => this.pauseLive());
+    this.$(".keys-open").addEventListener("click", () => this.$(".keys").showModal());
+    this.$(".keys-close").addEventListener("click", () => this.$(".keys").close());
     this.drop = new Drop(desk, (file) => this.restore(file));
     this.history = new History(desk, { onOpen: (entry) => this.open(entry), onTrouble: (line) => this.facts.say(line, "error") });
     this.zoom = new Zoom(this.$(".sides"), (scale) => this.zoomed(scale));
@@ -59,6 +63,8 @@ class Desk {
       "Ctrl+Enter": () => this.renderFull(),
       "/": () => this.$(".prompt").focus(),
       e: () => this.export.open(),
+      p: () => this.pauseLive(),
+      "?": () => this.$(".keys").showModal(),
       "[": () => this.trim("in"),
       "]": () => this.trim("out"),
       r: () => this.panel.reroll(),
@@ -89,6 +95,10 @@ class Desk {
   /** Ask for what the controls say now. A lost connection asks again by itself when it is back. how: instead of making it, say. */
   ask(how = { op: "edit" }) {
     if (!this.hello) return;
+    if (this.paused && how.op === "edit") {
+      this.memory.shot = this.panel.state();
+      return;
+    }
     const edit = { ...this.panel.wish(), generation: ++this.generation };
     this.asked = { ...edit, at: this.desk.dataset.engine === "ready" ? performance.now() : undefined };  // loading is not typing
     this.edits.set(edit.generation, this.asked);
@@ -101,9 +111,9 @@ class Desk {
 
   renderFull() {
     if (!this.control.enabled || this.final) return;
-    const { prompt, seed } = this.panel.wish(), num_steps = this.panel.fullSteps;
+    const { prompt, seed } = this.panel.wish(), num_steps = this.panel.fullSteps, negative_prompt = this.panel.negative;
     this.final = { generation: ++this.generation };
-    if (!this.socket.send({ op: "final", generation: this.final.generation, prompt, seed, num_steps })) {
+    if (!this.socket.send({ op: "final", generation: this.final.generation, prompt, seed, num_steps, negative_prompt })) {
       return this.finalEnded("The connection is down; try again when it is back.", "error");
     }
     this.facts.say("");
@@ -112,15 +122,24 @@ class Desk {
     this.layOut();
   }
 
+  /** The live preview stands still, and what was typed meanwhile is made on going on. */
+  pauseLive(on = !this.paused) {
+    this.paused = on;
+    const button = this.$(".pause-live");
+    button.setAttribute("aria-pressed", on);
+    button.textContent = on ? "Resume live" : "Pause live";
+    if (!on) this.ask();
+  }
+
   /** A clip of the history, as it was; a full one beside the turbo clip of its words and seed. */
   open(entry) {
     if (entry.mode === "full" && this.final) return this.facts.say("A full render is under way: cancel it first, or wait for it.");
-    const { id, prompt, seed, mode, num_steps: steps, sampler } = entry;
+    const { id, prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = entry;
     if (mode === "turbo") {
       this.panel.set({ prompt, seed, num_steps: steps, sampler });
       return this.ask({ op: "open", id });
     }
-    this.panel.set({ prompt, seed, full_steps: steps });
+    this.panel.set({ prompt, seed, full_steps: steps, negative_prompt });
     this.ask();
     this.dropFull();
     this.final = { generation: ++this.generation };
@@ -146,8 +165,8 @@ class Desk {
     try {
       const recipe = await recipeOf(file);
       if (recipe.preset !== this.hello.preset) throw new Error(`This clip was made with the preset “${recipe.preset}”; this page runs “${this.hello.preset}”.`);
-      const { prompt, seed, mode, num_steps: steps, sampler } = recipe;
-      this.panel.set(mode === "full" ? { prompt, seed, full_steps: steps } : { prompt, seed, num_steps: steps, sampler });
+      const { prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = recipe;
+      this.panel.set(mode === "full" ? { prompt, seed, full_steps: steps, negative_prompt } : { prompt, seed, num_steps: steps, sampler });
       this.ask();
       if (mode === "full") this.facts.say("The shot of a full render is back; Ctrl + Enter renders it again.");
     } catch (error) {
@@ -205,6 +224,7 @@ class Desk {
     this.desk.dataset.engine = state;
     this.about = about;
     this.control.enable(state === "ready");
+    this.$(".pause-live").hidden = state !== "ready";
     this.facts.lamp(state, { ready: "Live", failed: "No model" }[state] ?? "Loading the model");
     if (state === "ready") return this.facts.running(about);
     this.$(".side-turbo .blank").textContent = message;

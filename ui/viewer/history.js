@@ -172,8 +172,9 @@ export class History {
 }
 
 /** What makes two clips the same one: the store's key, as far as the page knows it. */
-function key({ prompt, seed, mode, num_steps: steps, sampler }) {
-  return JSON.stringify([prompt.trim().split(/\s+/).join(" "), seed, mode, steps, sampler]);
+function key({ prompt, negative_prompt: negative = "", seed, mode, num_steps: steps, sampler }) {
+  const [words, unwanted] = [prompt, negative].map((text) => text.trim().split(/\s+/).join(" "));
+  return JSON.stringify([words, unwanted, seed, mode, steps, sampler]);
 }
 
 function showStar(item) {

@@ -27,6 +27,11 @@ export class Panel {
     };
   }
 
+  /** What a full render shall keep out. */
+  get negative() {
+    return this.$(".negative").value;
+  }
+
   get fullSteps() {
     return Number(this.$(".full-steps").value);
   }
@@ -50,11 +55,11 @@ export class Panel {
 
   /** Everything the controls say, for `set`. */
   state() {
-    return { ...this.wish(), full_steps: this.fullSteps, locked: this._locked };
+    return { ...this.wish(), full_steps: this.fullSteps, negative_prompt: this.negative, locked: this._locked };
   }
 
   /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. */
-  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, locked }) {
+  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked }) {
     this.$(".prompt").value = prompt;
     this.$(".seed").value = seed;
     const choice = this.$(`.steps input[value="${Number(steps)}"]`);
@@ -63,6 +68,7 @@ export class Panel {
       const options = [...this.$(menu).options];
       if (options.some((option) => option.value === String(value))) this.$(menu).value = value;
     }
+    if (negative !== undefined) this.$(".negative").value = negative;
     if (locked !== undefined && locked !== this._locked) this.toggleLock();
   }
 

@@ -43,10 +43,13 @@ export class Player {
 
   toggle() { this.clock.toggle(performance.now()); }
   pause() { this.clock.pause(performance.now()); }
+  shuttle(direction) { this.clock.shuttle(direction, performance.now()); }
+  loop(on) { this.clock.loops = on; }
   step(frames) { this.clock.step(frames, performance.now()); this.draw(); }
   seek(index) { this.pause(); this.clock.seek(index, performance.now()); this.draw(); }
 
   draw(now = performance.now()) {
+    this.clock.rest(now);
     for (const side of Object.values(this._sides)) this._swapIfReady(side, this.clock.index(now), now);
     const index = this.clock.index(now);
     for (const side of Object.values(this._sides)) this._drawSide(side, index);

@@ -8,6 +8,7 @@ export class Transport {
     this.$(".play").addEventListener("click", () => player.toggle());
     this.$(".step-back").addEventListener("click", () => player.step(-1));
     this.$(".step-on").addEventListener("click", () => player.step(1));
+    this.$(".loop").addEventListener("click", () => this._loop());
     this.$(".scrub").addEventListener("input", (event) => player.seek(Number(event.target.value)));
     for (const frame of root.querySelectorAll(".frame")) frame.addEventListener("click", () => player.toggle());
     document.addEventListener("keydown", (event) => this._key(event, onKey));
@@ -24,6 +25,12 @@ export class Transport {
     play.setAttribute("aria-label", playing ? "Pause" : "Play");
   }
 
+  _loop() {
+    const button = this.$(".loop"), on = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", on);
+    this._player.loop(on);
+  }
+
   _key(event, onKey) {
     const { key, target } = event, player = this._player;
     if (event.isComposing || event.defaultPrevented || target.closest?.("dialog")) return;
@@ -35,6 +42,9 @@ export class Transport {
       " ": onButton ? undefined : () => player.toggle(),
       ArrowLeft: () => player.step(event.shiftKey ? -5 : -1),
       ArrowRight: () => player.step(event.shiftKey ? 5 : 1),
+      j: () => player.shuttle(-1),
+      k: () => player.pause(),
+      l: () => player.shuttle(1),
       Home: () => player.seek(0),
       End: () => player.seek(-1),
     };
