@@ -55,7 +55,7 @@ class ExportJob:
             self.state, self.message = "failed", f"The export stumbled ({type(error).__name__}); the terminal has the details."
 
     def _progress(self, done: int, total: int) -> None:
-        self.share = done / max(1, total)
+        self.share = min(1.0, done / max(1, total))
 
 
 class Exports:

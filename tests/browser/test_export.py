@@ -29,7 +29,7 @@ def test_export_then_drop_restores_the_shot(page, fake_app, tmp_path):
     page.get_by_label("Size", exact=True).select_option("2")
     page.get_by_label("Last frame").fill("17")
     with page.expect_download() as download:
-        page.get_by_role("button", name="Export", exact=True).last.click()
+        page.locator(".export-go").click()
     path = tmp_path / "clip.mp4"
     download.value.save_as(path)
     page.get_by_text("Saved rushes-a-ship").wait_for()
@@ -67,7 +67,7 @@ def test_a_pair_is_exported_side_by_side_and_trim_keys_set_the_part(page, fake_a
     page.keyboard.press("[")
     page.get_by_text("Export begins at frame 4.").wait_for()
     page.locator(".export-open").click()
-    page.get_by_text("Side by side").last.click()
+    page.locator(".export").get_by_text("Side by side").click()
     assert page.get_by_label("First frame").input_value() == "4"
     with page.expect_download() as download:
         page.locator(".export-go").click()

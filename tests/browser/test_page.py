@@ -259,7 +259,7 @@ def test_code_in_a_prompt_is_text(fake_desk):
     fake_desk.settle(" ".join(NASTY.split()))
     page.locator(".words p").first.wait_for()
     assert fake_desk.prompt.input_value() == NASTY
-    assert page.evaluate("window.gotcha") is None and page.locator(".desk img").count() == 0
+    assert page.evaluate("window.gotcha") is None and page.locator(".desk img:not([src^='/rt/history/'])").count() == 0
     fake_desk.choose_full_steps(10)
     fake_desk.render_full()
     fake_desk.prompt.fill("a robot")
@@ -268,7 +268,7 @@ def test_code_in_a_prompt_is_text(fake_desk):
     with page.expect_download() as download:
         page.locator(".side-turbo .save").click()
     assert download.value.suggested_filename == "rushes-a-robot-seed7-turbo.mp4"
-    assert page.evaluate("window.gotcha") is None and page.locator(".desk img").count() == 0
+    assert page.evaluate("window.gotcha") is None and page.locator(".desk img:not([src^='/rt/history/'])").count() == 0
 
 
 def test_no_words_is_said_kindly_and_the_old_clip_plays_on(fake_desk):
@@ -381,7 +381,7 @@ def test_the_page_fits(page, fake_app, width, height):
     if width > 820:
         assert page.evaluate("document.documentElement.scrollHeight") <= height
     right = page.evaluate("Math.max(...[...document.querySelectorAll('.desk :is(button, input, textarea, canvas, a)')]"
-                          ".filter((e) => e.checkVisibility() && !e.closest('.examples')).map((e) => e.getBoundingClientRect().right))")
+                          ".filter((e) => e.checkVisibility() && !e.closest('.examples, .strip')).map((e) => e.getBoundingClientRect().right))")
     assert right <= width
 
 
