@@ -93,7 +93,7 @@ def ask(app, path="/", method="GET", headers=(), body=b"", chunks=1, kind="http"
 ROUTES = [
     ("/", "GET", "http"), ("/config", "GET", "http"), ("/gradio_api/info", "GET", "http"), ("/gradio_api/queue/join", "POST", "http"),
     ("/gradio_api/upload", "POST", "http"), ("/rt/viewer/desk.js", "GET", "http"), ("/rt/clip/x.mp4", "GET", "http"),
-    ("/rt/compare/x/y", "GET", "http"), ("/rt/formats", "GET", "http"), ("/rt/export", "POST", "http"),
+    ("/rt/compare/x/y", "GET", "http"), ("/manifest.json", "GET", "http"), ("/rt/formats", "GET", "http"), ("/rt/export", "POST", "http"),
     ("/rt/export/estimate", "POST", "http"), ("/rt/export/x", "GET", "http"), ("/rt/export/x", "DELETE", "http"),
     ("/rt/export/x/file", "GET", "http"), ("/rt/recipe", "POST", "http"),
     ("/no-such-place", "GET", "http"), ("/", "OPTIONS", "http"), ("/rt/ws", "GET", "websocket"),

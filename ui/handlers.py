@@ -101,6 +101,10 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
         except ValueError as error:
             raise HTTPException(409, str(error)) from error
 
+    @app.get("/manifest.json")
+    def manifest():                         # where Gradio's page looks for it
+        return FileResponse(Path(__file__).parent / "viewer" / "manifest.json", media_type="application/manifest+json")
+
     add_export_routes(app, desk.clips)
     if desk.archive is not None:
         add_history_routes(app, desk.archive)

@@ -83,3 +83,20 @@ def test_what_a_full_render_keeps_out_is_part_of_its_recipe_and_comes_back(desk)
     page.get_by_label("Keep out of the full render").fill("")
     page.locator(".shot[data-mode=full] .shot-open[title^='a robot that leaves']").click()
     page.wait_for_function("document.querySelector('.negative').value === 'clouds'")
+
+
+def test_the_sitting_has_its_own_budget(desk):
+    assert desk.module("facts", "return [m.percentile([3, 1, 2], 0.5), m.percentile([5], 0.95), m.percentile([...Array(100).keys()], 0.95)];") == [2, 5, 94]
+    for i in range(2):
+        desk.prompt.fill(f"a robot for the budget {i}")
+        desk.settle(f"a robot for the budget {i}")
+    assert re.match(r"This sitting, \d+ clips: keystroke to picture p50 .+, p95 .+; whole clip p50 .+, p95 .+", desk.page.locator(".times").get_attribute("title"))
+
+
+def test_it_installs_as_an_app(desk):
+    """What Chromium itself asks of an app: no complaint about manifest or icon."""
+    session = desk.page.context.new_cdp_session(desk.page)
+    manifest = session.send("Page.getAppManifest")
+    assert manifest["url"].endswith("/manifest.json") and manifest["errors"] == []
+    errors = {error["errorId"] for error in session.send("Page.getInstallabilityErrors")["installabilityErrors"]}
+    assert errors <= {"in-incognito"}                           # a test's browser context is one
