@@ -142,7 +142,8 @@ def test_interrupted(tmp_path, tiny_preset_path):
     os.symlink(tiny_preset_path.with_suffix(""), tmp_path / "long")
     process = subprocess.Popen([sys.executable, "-m", "turbo_engine", "a penguin", "--preset", str(path), "--mode", "full",
                                 "--steps", "1000", "--out", str(tmp_path / "clip.mp4")],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))     # ignored where the tests run behind "&"
     for line in process.stderr:
         if "step 2/" in line:
             process.send_signal(signal.SIGINT)
