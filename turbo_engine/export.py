@@ -113,25 +113,19 @@ def export(frames: np.ndarray, fps: float, recipe: dict | None, options: ExportO
         data = data if text is None else put_in_gif(data, text)
     else:
         os.environ.setdefault("SVT_LOG", "1")                      # SVT-AV1 tells its life on stderr otherwise
-        data = _video(frames, plan, kind, encoder, recipe, work)
+        data = encode_video(_pictures(frames, plan), len(plan.indices), plan.size, plan.fps, recipe,
+                            container=kind.format.extension, encoder=encoder, options=_encoder_options(encoder, len(plan.indices)),
+                            codec_tag="hvc1" if encoder == "libx265" else None, tick=work.step)   # Apple wants hvc1
     work.finish()
     return data
 
 
-def _video(frames: np.ndarray, plan: "_Plan", kind: "_Kind", encoder: str, recipe: dict | None, work: "_Work") -> bytes:
-    """One in some hundred single-frame files x265 4.2 writes a header that FFmpeg's muxer refuses; the next try is good."""
-    import av
-
-    for last in (False, False, True):
-        try:
-            return encode_video(_pictures(frames, plan), len(plan.indices), plan.size, plan.fps, recipe,
-                                container=kind.format.extension, encoder=encoder, options=_ENCODER_OPTIONS[encoder],
-                                codec_tag="hvc1" if encoder == "libx265" else None, tick=work.step)   # Apple wants hvc1
-        except av.error.PatchWelcomeError as error:
-            if last:
-                raise OutputError(f"{kind.format.label}: expected a stream its file can hold, the encoder made none; "
-                                  "choose another format") from error
-    raise AssertionError
+def _encoder_options(encoder: str, count: int) -> dict[str, str]:
+    """x265 4.2 takes the decoding time of B-frames from its third frame on: in a shorter clip it is what lay in memory."""
+    options = _ENCODER_OPTIONS[encoder]
+    if encoder == "libx265" and count < 3:
+        options = {**options, "x265-params": options["x265-params"] + ":bframes=0"}
+    return options
 
 
 def estimate_bytes(num_frames: int, height: int, width: int, options: ExportOptions, *, fps: float | None = None) -> int:
