@@ -11,6 +11,7 @@ from turbo_engine.distill.latents import latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.pocket import pocket_preset
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
+from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.vae import psnr, reconstruction_loss
 from turbo_engine.distill.world import load_world
 from turbo_engine.models.config import DiTConfig, VAEConfig
@@ -218,6 +219,13 @@ def test_latent_share_counts_the_first_frame_once():
     share = latent_share(mask, 2)
     assert share.shape == (1, 1, 3, 2, 2)
     torch.testing.assert_close(share[0, 0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_turns_fill_whole_slots_and_begin_again_at_the_oldest():
+    turns = Turns(11, 4)
+    assert turns.capacity == 8
+    taken = [(turns.take(), turns.count) for _ in range(3)]
+    assert taken == [(slice(0, 4), 4), (slice(4, 8), 8), (slice(0, 4), 8)]
 
 
 def test_ema_follows_and_schedule_has_its_shape():

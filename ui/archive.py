@@ -97,6 +97,6 @@ class Archive:
 
 def describe(entry: Entry) -> dict:
     """What the filmstrip shows of a clip, JSON-ready."""
-    return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode, "negative_prompt": entry.negative_prompt,
-            "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"), "took_s": entry.took_s,
+    return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode,
+            "negative_prompt": entry.negative_prompt, "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"), "took_s": entry.took_s,
             "starred": entry.starred}

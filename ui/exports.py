@@ -68,8 +68,7 @@ class Exports:
 
     def start(self, wish: dict) -> ExportJob:
         """wish: {"a": clip id, "b": clip id or None for one clip, ...options}. Raises: OutputError, KeyError for a clip not kept."""
-        a, b, options = self._read(wish)
-        kind = next(kind for kind in formats() if kind.name == options.format)
+        a, b, options, kind = self._read(wish)
         name = f"{a.file_name.removesuffix('.mp4')}{'-and-' + b.edit.mode if b else ''}.{kind.extension}"
 
         def make(progress, cancelled) -> bytes:
@@ -84,7 +83,7 @@ class Exports:
 
     def estimate(self, wish: dict) -> int:
         """Bytes, roughly. Raises: as `start`."""
-        a, b, options = self._read(wish)
+        a, b, options, _ = self._read(wish)
         frames, height, width, _ = a.result.frames.shape
         if b is not None:
             frames, width = max(frames, len(b.result.frames)), 2 * width
@@ -94,15 +93,16 @@ class Exports:
         with self._lock:
             return self._jobs.get(job_id)
 
-    def _read(self, wish: dict) -> tuple[Clip, Clip | None, ExportOptions]:
+    def _read(self, wish: dict) -> tuple[Clip, Clip | None, ExportOptions, Format]:
         a, b = (self._clips.get(str(wish[name])) if wish.get(name) else None for name in ("a", "b"))
         if a is None or (wish.get("b") and b is None):
             raise KeyError("This clip is no longer kept; make it again.")
         known = {field.name for field in fields(ExportOptions)}
         options = ExportOptions(**{name: value for name, value in wish.items() if name in known})
-        if options.format not in {kind.name for kind in formats()}:
+        kind = next((kind for kind in formats() if kind.name == options.format), None)
+        if kind is None:
             raise OutputError(f"format: expected one this machine can make, got {options.format}; choose another")
-        return a, b, options
+        return a, b, options, kind
 
 
 def _picture(a: Clip, b: Clip | None):

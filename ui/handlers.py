@@ -138,12 +138,12 @@ def _obey(desk: Desk, session: Session, text: str) -> None:
             edit = desk.archive.edit_of(edit.saved, edit.generation)
     except (ValueError, StoreError) as error:
         return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
-    if op == "edit" or (op == "open" and edit.mode == "turbo"):
-        desk.edit(session, edit)
-    elif op in ("final", "open"):
-        desk.render(session, edit)
-    else:
+    if op == "cancel":
         desk.cancel(session)
+    elif edit.mode == "turbo":
+        desk.edit(session, edit)
+    else:
+        desk.render(session, edit)
 
 
 def read_message(text: str) -> tuple[str, Edit | None]:

@@ -34,6 +34,7 @@ log = logging.getLogger("rushes.live")
 ROUGH, TURBO, FULL, FULL_ROUGH = range(4)
 FRAME_HEADER = struct.Struct(">IBHH")
 JPEG_QUALITY = 90
+PROGRESS = "full progress"     # tag of what a full render tells: newer takes back what is unsent
 
 
 class Patience:
@@ -199,7 +200,7 @@ class Desk:
             if job is not None:
                 session.post(_render_message(job.edit))
                 if job.progress is not None:
-                    session.post(job.progress, tag="progress")
+                    session.post(job.progress, tag=PROGRESS)
             elif session.page in self._rendered:
                 edit, outcome = self._rendered[session.page]
                 session.post(_render_message(edit))
@@ -220,8 +221,7 @@ class Desk:
             session.wanted, session.waiting = edit, None
             known = self.clips.find(edit)
             if known is not None:
-                session.shown_generation = edit.generation
-                return self._send_finished(session, edit, known, remembered=True)
+                return self._show_known(session, edit, known)
             session.waiting = edit
             self._changed.notify()
 
@@ -309,7 +309,8 @@ class Desk:
             self.archive.engine_busy()
         known = self.clips.find(edit) if job.session is not None else None
         if known is not None:           # made since it was asked for
-            return self._send_known(job, known)
+            with self._changed:
+                return self._show_known(job.session, edit, known)
         if edit.saved is not None:
             result = self.archive.recall(edit.saved, self._engine.decode)
             return self._finish(job, result, self._report(job), started, None)
@@ -362,7 +363,7 @@ class Desk:
             "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
         }
         job.progress = message
-        self._tell(job, message, tag=f"progress {job.edit.mode}")
+        self._tell(job, message, tag=PROGRESS if job.full else "turbo progress")
 
     def _show_rough(self, job: Job, event: Preview) -> None:
         edit, session = job.edit, job.session
@@ -404,10 +405,9 @@ class Desk:
                     session.patience.picture_landed(now)
                     self._send_finished(session, edit, clip)
 
-    def _send_known(self, job: Job, clip: Clip) -> None:
-        with self._changed:
-            job.session.shown_generation = job.edit.generation
-            self._send_finished(job.session, job.edit, clip, remembered=True)
+    def _show_known(self, session: Session, edit: Edit, clip: Clip) -> None:
+        session.shown_generation = edit.generation
+        self._send_finished(session, edit, clip, remembered=True)
 
     def _rendered_by(self, page: str, edit: Edit, outcome: Clip | str) -> None:
         """Keep what became of a page's full render, and tell the page if it is there."""

@@ -55,7 +55,7 @@ def compile_blocks(model: DiT, run: Run) -> None:
 def open_text_encoder(run: Run, args) -> MiniLM:
     """The pruned copy where --text-encoder names one, else the installed one."""
     options = dict(text_len=pocket_preset().text.text_len, device=run.device, dtype=torch.float16 if run.cuda else torch.float32)
-    return MiniLM(args.text_encoder, verify=False, **options) if args.text_encoder else MiniLM.installed(**options)
+    return MiniLM.opened(args.text_encoder, **options)
 
 
 def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:

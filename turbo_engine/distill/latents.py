@@ -12,6 +12,7 @@ from torch import Tensor
 from turbo_engine.distill.captions import caption
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.training import Run
+from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import World, sample_specs
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
@@ -29,31 +30,33 @@ class LatentRing:
         if not run.tiny:
             self.compositor.prepare(size=size)
         self.rng = random.Random(50_000 + run.seed)
-        capacity -= capacity % fresh
-        self.capacity, self.fresh, self.size = capacity, fresh, size
-        self.count = self.seen = self._next = 0
+        self.turns, self.seen, self.size = Turns(capacity, fresh), 0, size
+        capacity = self.turns.capacity
         side = size // vae.config.spatial_stride
         kind = dict(device=run.device, dtype=torch.bfloat16 if run.cuda else torch.float32)
         self.latents = torch.empty(capacity, vae.config.latent_channels, 9, side, side, **kind)
         self.shares = torch.empty(capacity, 1, 9, side, side, **kind)
         self.texts = torch.empty(capacity, CAPTIONS_EACH, text_encoder.text_len, text_encoder.dim, **kind)
 
+    @property
+    def count(self) -> int:
+        return self.turns.count
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Render, encode and caption `fresh` new clips of one scene."""
-        specs = sample_specs(self.world, self.fresh, self.rng, scene=self.rng.randrange(len(self.world.scenes)))
+        fresh = self.turns.fresh
+        specs = sample_specs(self.world, fresh, self.rng, scene=self.rng.randrange(len(self.world.scenes)))
         frames, mask = self.compositor.render(specs, size=self.size)
         with self.run.autocast():
             latent = self.vae.encode(frames)
         captions = [caption(self.world, spec, self.rng) for spec in specs for _ in range(CAPTIONS_EACH)]
         text = self.text_encoder.encode(captions, remember=False)
-        where = slice(self._next, self._next + self.fresh)
+        where = self.turns.take()
         self.latents[where] = latent.to(self.latents.dtype)
         self.shares[where] = latent_share(mask, latent.shape[-1]).to(self.shares.dtype)
-        self.texts[where] = text.unflatten(0, (self.fresh, CAPTIONS_EACH)).to(self.texts.dtype)
-        self._next = (self._next + self.fresh) % self.capacity
-        self.count = min(self.capacity, self.count + self.fresh)
-        self.seen += self.fresh
+        self.texts[where] = text.unflatten(0, (fresh, CAPTIONS_EACH)).to(self.texts.dtype)
+        self.seen += fresh
 
     def fill(self, count: int) -> None:
         """Refresh until the ring holds `count` clips."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import ClipSpec, World, load_world, sample_specs
 from turbo_engine.models.vae import ResidualBlock
 
@@ -92,19 +93,18 @@ def train(run: Run, probe: Probe, compositor: Compositor, world: World, *, batch
     views = torch.empty(capacity, 3, NUM_FRAMES, SIDE, SIDE, dtype=torch.uint8, device=run.device)
     labels = torch.empty(capacity, len(HEADS), dtype=torch.long, device=run.device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.05, fused=run.cuda)
-    ema, step, count, where = EMA(probe, 0.998), 0, 0, 0
+    ema, step, turns = EMA(probe, 0.998), 0, Turns(capacity, fresh)
     parameters = list(probe.parameters())
     run.start_clock()
     while (progress := run.progress()) < 1:
         specs = sample_specs(world, fresh, rng, scene=rng.randrange(len(world.scenes)))
         frames, _ = compositor.render(specs)
-        views[where:where + fresh] = (view(frames) * 255).round().to(torch.uint8)
-        labels[where:where + fresh] = labels_of(specs).to(run.device)
-        where = (where + fresh) % (capacity - capacity % fresh)
-        count = min(capacity, count + fresh)
-        if count < min(4 * batch, capacity):
+        where = turns.take()
+        views[where] = (view(frames) * 255).round().to(torch.uint8)
+        labels[where] = labels_of(specs).to(run.device)
+        if turns.count < min(4 * batch, turns.capacity):
             continue
-        index = torch.randint(0, count, (batch,), device=run.device)
+        index = torch.randint(0, turns.count, (batch,), device=run.device)
         with run.autocast():
             logits = probe(disturb(views[index].float() / 255))
         loss = sum(F.cross_entropy(head.float(), labels[index, i], label_smoothing=0.02) for i, head in enumerate(logits))
@@ -119,7 +119,7 @@ def train(run: Run, probe: Probe, compositor: Compositor, world: World, *, batch
         step += 1
         if step % 100 == 0:
             right = [float((head.argmax(1) == labels[index, i]).float().mean()) for i, head in enumerate(logits)]
-            run.log(step, loss=loss.detach(), clips_seen=count * run.world_size, **dict(zip(HEADS, right)))
+            run.log(step, loss=loss.detach(), clips_seen=turns.count * run.world_size, **dict(zip(HEADS, right)))
     return ema, step
 
 

@@ -41,7 +41,7 @@ class Studio:
         self.networks = {role: self._place(load_dit(folder, role)) for role in ("teacher", "student")}
         self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
         options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
-        self.encoder = MiniLM(text_encoder, verify=False, **options) if text_encoder else MiniLM.installed(**options)
+        self.encoder = MiniLM.opened(text_encoder, **options)
 
     def _place(self, model: torch.nn.Module) -> torch.nn.Module:
         return model.to(self.run.device, torch.bfloat16 if self.run.cuda else torch.float32).eval().requires_grad_(False)

@@ -23,6 +23,7 @@ from turbo_engine.distill.captions import caption
 from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_text_encoder
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
@@ -35,7 +36,6 @@ REFRESH_EVERY = 4            # training steps
 SCORE_FROM = 0.35            # share of the run after which score distillation joins; the fake network starts a little sooner
 FAKE_FROM = 0.25
 SCORE_WEIGHT = 0.1
-FAKE_UPDATES = 1
 HUBER = 0.03                 # of sqrt(mean square + c^2) - c, in latent standard deviations (Song & Dhariwal 2023, arXiv:2310.14189)
 MUON_LR, ADAM_LR = 1e-3, 4e-4
 FAKE_LR = 0.5                # of the student's rates
@@ -87,32 +87,33 @@ class TrajectoryPool:
     """Ends of the guided teacher's trajectories: noise, clip and text, the newest `capacity` on the device."""
 
     def __init__(self, run: Run, teacher: DiT, preset: Preset, world: World, text_encoder: MiniLM, *, capacity: int, fresh: int):
-        self.run, self.teacher, self.full, self.world, self.text_encoder, self.fresh = run, teacher, preset.full, world, text_encoder, fresh
+        self.run, self.teacher, self.full, self.world, self.text_encoder = run, teacher, preset.full, world, text_encoder
         self.rng = random.Random(70_000 + run.seed)
-        capacity -= capacity % fresh
-        self.count = self._next = 0
+        self.turns = Turns(capacity, fresh)
         clip, kind = preset.clip, dict(device=run.device, dtype=torch.bfloat16 if run.cuda else torch.float32)
         shape = preset.latent_shape(clip.num_frames, clip.height, clip.width)
-        self.noise, self.clips = (torch.empty(capacity, *shape, **kind) for _ in range(2))
-        self.texts = torch.empty(capacity, text_encoder.text_len, text_encoder.dim, **kind)
+        self.noise, self.clips = (torch.empty(self.turns.capacity, *shape, **kind) for _ in range(2))
+        self.texts = torch.empty(self.turns.capacity, text_encoder.text_len, text_encoder.dim, **kind)
         self._times = flow_times(TEACHER_STEPS, self.full.shift)
+
+    @property
+    def count(self) -> int:
+        return self.turns.count
 
     @torch.no_grad()
     def refresh(self) -> None:
         """`fresh` new clips by the teacher, of captions as it was trained on."""
-        captions = [caption(self.world, spec, self.rng) for spec in sample_specs(self.world, self.fresh, self.rng)]
+        captions = [caption(self.world, spec, self.rng) for spec in sample_specs(self.world, self.turns.fresh, self.rng)]
         text = self.text_encoder.encode(captions, remember=False).float()
-        noise = torch.randn(self.fresh, *self.noise.shape[1:], device=self.noise.device).to(self.noise.dtype)    # as stored
+        noise = torch.randn(self.turns.fresh, *self.noise.shape[1:], device=self.noise.device).to(self.noise.dtype)    # as stored
 
         def denoise(x: Tensor, t: float) -> Tensor:
             with self.run.autocast():
                 return guided_at(self.teacher, x.float(), torch.full((len(x),), t, device=x.device), text, self.full.guidance_scale)
 
         *_, last = SAMPLERS[self.full.sampler](denoise, noise, self._times, noise.clone)
-        where = slice(self._next, self._next + self.fresh)
+        where = self.turns.take()
         self.noise[where], self.clips[where], self.texts[where] = noise, last.latent.to(self.clips.dtype), text.to(self.texts.dtype)
-        self._next = (self._next + self.fresh) % len(self.noise)
-        self.count = min(len(self.noise), self.count + self.fresh)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """noise, clip [B, C, T, H, W] and text [B, S, D], float32."""
@@ -173,9 +174,8 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
         now["grad_norm"] = optimizers.clipped_step(run, factor)
         ema.update()
         if progress >= FAKE_FROM:
-            for _ in range(FAKE_UPDATES):
-                now["fake_loss"], = fake_step(steps[int(torch.randint(0, len(steps), ()))], text)
-                fake_optimizers.clipped_step(run, factor)
+            now["fake_loss"], = fake_step(steps[int(torch.randint(0, len(steps), ()))], text)
+            fake_optimizers.clipped_step(run, factor)
         step += 1
         for name, metric in now.items():
             averages[name] = averages[name].lerp(metric, 0.05) if name in averages else metric.clone()

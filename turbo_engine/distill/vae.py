@@ -15,6 +15,7 @@ from torch import Tensor
 
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import World, load_world, sample_specs
 from turbo_engine.models.vae import VAE, VAEConfig
 
@@ -30,26 +31,25 @@ class CropPool:
 
     def __init__(self, compositor: Compositor, world: World, rng: random.Random, *, capacity: int, fresh: int, size: int, crop: int):
         self.compositor, self.world, self.rng = compositor, world, rng
-        self.fresh, self.size, self.crop, self._next, self.count = fresh, size, crop, 0, 0
+        self.turns, self.size, self.crop = Turns(capacity, fresh), size, crop
+        capacity = self.turns.capacity
         device = compositor.device
         self.frames = torch.empty(capacity, 3, WINDOW, crop, crop, dtype=torch.uint8, device=device)
         self.mask = torch.empty(capacity, 1, WINDOW, crop, crop, dtype=torch.uint8, device=device)
-        while self.count < capacity:
+        while self.turns.count < capacity:
             self.refresh()
 
     def refresh(self) -> None:
         scene = self.rng.randrange(len(self.world.scenes))
-        specs = sample_specs(self.world, self.fresh, self.rng, scene=scene)
+        specs = sample_specs(self.world, self.turns.fresh, self.rng, scene=scene)
         frames, mask = self.compositor.render(specs, size=self.size, window=WINDOW, crop=self.crop, rng=self.rng)
-        where = slice(self._next, self._next + self.fresh)
+        where = self.turns.take()
         self.frames[where] = (frames * 255).round().to(torch.uint8)
         self.mask[where] = (mask * 255).round().to(torch.uint8)
-        self._next = (self._next + self.fresh) % len(self.frames)
-        self.count = min(len(self.frames), self.count + self.fresh)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """frames [B, 3, T, H, W] in [-1, 1] and mask [B, 1, T, H, W] in [0, 1]."""
-        index = torch.randint(0, self.count, (count,), device=self.frames.device)
+        index = torch.randint(0, self.turns.count, (count,), device=self.frames.device)
         return self.frames[index].float() / 127.5 - 1, self.mask[index].float() / 255
 
 

@@ -65,6 +65,11 @@ class MiniLM:
         """The encoder from the installed wheel. Raises: as `installed_folder` and the constructor."""
         return cls(installed_folder(), **options)
 
+    @classmethod
+    def opened(cls, pruned: Path | None, **options) -> "MiniLM":
+        """A pruned copy where a folder is given, else the installed one."""
+        return cls(pruned, verify=False, **options) if pruned else cls.installed(**options)
+
     def num_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, begin and end marks included; those beyond `text_len` are not read."""
         return len(self.tokenizer.encode(prompt).ids)

@@ -1,5 +1,6 @@
 // The export dialog: what, as which kind of file, how large; then progress, and the file lands in the downloads.
 
+import { ask } from "./ask.js";
 import { element, optionsInto } from "./dom.js";
 
 const LOOK_AGAIN_MS = 150;
@@ -43,10 +44,9 @@ export class Export {
   }
 
   async _fill() {
-    this._formats = await ask("/rt/formats");
-    const menu = this.$(".export-format");
-    optionsInto(menu, this._formats.map(({ name }) => name), "mp4");
-    this._formats.forEach(({ label }, i) => { menu.options[i].textContent = label; });
+    const formats = await ask("/rt/formats"), menu = this.$(".export-format");
+    optionsInto(menu, formats.map(({ name }) => name), "mp4");
+    formats.forEach(({ label }, i) => { menu.options[i].textContent = label; });
   }
 
   _wish() {
@@ -124,13 +124,6 @@ export class Export {
 /** The settings inside a dropped file. Throws an Error in plain words. */
 export function recipeOf(file) {
   return ask("/rt/recipe", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream", "X-File-Name": encodeURIComponent(file.name) } });
-}
-
-async function ask(path, options = {}) {
-  const reply = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
-  const body = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(typeof body.detail === "string" ? body.detail : reply.status === 413 ? "This file is too large." : "The app did not answer.");
-  return body;
 }
 
 function size(bytes) {

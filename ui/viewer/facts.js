@@ -1,6 +1,6 @@
 // What runs here, and how long it took: the two lines of facts, the lamp, the message line.
 
-import { element, pairsInto, seconds } from "./dom.js";
+import { pairsInto, seconds } from "./dom.js";
 
 const STAGES = [["text", "text"], ["denoise", "DiT"], ["decode", "decode"], ["encode", "encode"]];
 
@@ -35,20 +35,18 @@ export class Facts {
   times(header, { firstMs, wholeMs } = {}) {
     const keyed = firstMs === undefined ? [] : [["keystroke to picture", seconds(firstMs / 1000)], ["whole clip", seconds(wholeMs / 1000)]];
     const stages = STAGES.filter(([key]) => header.stage_s[key] !== undefined).map(([key, name]) => [name, seconds(header.stage_s[key])]);
-    pairsInto(this.$(".times"), [...keyed, ...stages, ...(header.remembered ? [["", "(made earlier)"]] : [])]);
-    if (keyed.length && !header.remembered) this._remember(firstMs, wholeMs);
+    const sitting = keyed.length && !header.remembered ? [["sitting", this._remember(firstMs, wholeMs)]] : [];
+    pairsInto(this.$(".times"), [...keyed, ...stages, ...(header.remembered ? [["", "(made earlier)"]] : []), ...sitting]);
   }
 
-  /** The sitting's budget behind the numbers of this clip: hover, or read it out. */
+  /** The sitting's budget with this clip in it: all of it on hovering. Returns the whole clip's. */
   _remember(firstMs, wholeMs) {
-    this._sitting.picture.push(firstMs);
-    this._sitting.clip.push(wholeMs);
-    const spread = (times) => `p50 ${seconds(percentile(times, 0.5) / 1000)}, p95 ${seconds(percentile(times, 0.95) / 1000)}`;
     const { picture, clip } = this._sitting;
-    const text = `This sitting, ${picture.length} ${picture.length === 1 ? "clip" : "clips"}: keystroke to picture ${spread(picture)}; whole clip ${spread(clip)}`;
-    const list = this.$(".times");
-    list.title = text;
-    list.append(sittingPair(spread(clip)));
+    picture.push(firstMs);
+    clip.push(wholeMs);
+    const spread = (times) => `p50 ${seconds(percentile(times, 0.5) / 1000)}, p95 ${seconds(percentile(times, 0.95) / 1000)}`;
+    this.$(".times").title = `This sitting, ${picture.length} ${picture.length === 1 ? "clip" : "clips"}: keystroke to picture ${spread(picture)}; whole clip ${spread(clip)}`;
+    return spread(clip);
   }
 }
 
@@ -56,10 +54,4 @@ export class Facts {
 export function percentile(values, share) {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
-}
-
-function sittingPair(text) {
-  const pair = element("div", { className: "sitting" });
-  pair.append(element("dt", {}, "sitting"), element("dd", {}, text));
-  return pair;
 }

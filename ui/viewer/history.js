@@ -1,5 +1,6 @@
 // The filmstrip: every clip kept, newest first; click to have it back, star it, delete it and undo that, search.
 
+import { ask } from "./ask.js";
 import { element } from "./dom.js";
 
 const SEARCH_PAUSE_MS = 150;
@@ -160,14 +161,11 @@ export class History {
 
   async _fetch(path, options = {}) {
     try {
-      const reply = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
-      const body = await reply.json();
-      if (reply.ok) return body;
-      this._on.onTrouble(body.detail ?? "The history did not answer.");
-    } catch {
-      this._on.onTrouble("The history cannot be reached.");
+      return await ask(path, options);
+    } catch (error) {
+      this._on.onTrouble(error instanceof TypeError ? "The history cannot be reached." : error.message);
+      return null;
     }
-    return null;
   }
 }
 

@@ -1,5 +1,6 @@
 // How alike the pair is, frame by frame: SSIM and PSNR as two lines under the scrub bar, measured by the server on lossless frames.
 
+import { ask } from "./ask.js";
 import { element } from "./dom.js";
 
 const WIDE = 1000, HIGH = 100;      // the plot's own units; it is stretched to the scrub bar
@@ -123,9 +124,4 @@ export function scales({ ssim, psnr_db: psnr }) {
 
 const decibels = (db) => (db === null ? "equal to the bit" : `PSNR ${db.toFixed(1)} dB`);
 
-async function loadScores(a, b) {
-  const reply = await fetch(`/rt/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}`);
-  const scores = await reply.json();
-  if (!reply.ok) throw new Error(typeof scores.detail === "string" ? scores.detail : "The two could not be measured.");
-  return scores;
-}
+const loadScores = (a, b) => ask(`/rt/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}`);

@@ -1,0 +1,9 @@
+// Asking the server for JSON.
+
+/** The answer. Throws an Error in the server's own plain words, a TypeError where there is no connection. */
+export async function ask(path, options = {}) {
+  const reply = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
+  const body = await reply.json().catch(() => ({}));
+  if (!reply.ok) throw new Error(typeof body.detail === "string" ? body.detail : reply.status === 413 ? "This file is too large." : "The app did not answer.");
+  return body;
+}
