@@ -1,7 +1,7 @@
 """A ring of encoded clips on the device: what teacher and student are trained on.
 
-Rendering and encoding a clip costs several training steps' worth of one sample, so each clip is kept and drawn about ten
-times, with fresh noise and one of two captions, before a newer one takes its place.
+Rendering and encoding a clip costs several training steps' worth of one sample, so each clip is kept and drawn some
+80 times, with fresh noise and one of two captions, before a newer one takes its place.
 """
 import random
 
@@ -18,7 +18,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
-REFRESH_EVERY = 6         # training steps; a refresh costs as much as one step
+REFRESH_EVERY = 10        # training steps; a refresh costs as much as one step. Fresh clips score as kept ones do: docs/log.md
 
 
 class LatentRing:
