@@ -34,25 +34,25 @@ def main(argv: list[str] | None = None) -> int:
     except TurboError as error:
         return _refuse(str(error))
 
-    def make_engine():
-        from turbo_engine.engine import Engine      # torch comes in here, on the engine's own thread
-        engine = Engine(preset)
-        engine.load()
-        return engine
+    def make_engine(data_dir: Path):
+        from turbo_engine.worker import Worker
+        return Worker(preset, reports=data_dir / "crashes")
 
     return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser)
 
 
 def serve(
-    make_engine: Callable[[], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool
+    make_engine: Callable[[Path], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool
 ) -> int:
-    """Run the app until Ctrl-C; returns the exit code. make_engine is called on the worker thread."""
+    """Run the app until Ctrl-C; returns the exit code. make_engine gets the data folder, and is called on the desk's worker thread."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     from turbo_engine.store import Store, StoreError
+    from ui.guard import Guard, new_token
     try:
         listener = _listen(port)
         data_dir = _data_folder(data_dir)
         store = Store(data_dir)
+        token, token_file = new_token(data_dir)
     except (OSError, StoreError) as error:
         return _refuse(str(error))
     for note in store.notes:
@@ -67,28 +67,35 @@ def serve(
     from ui.archive import Archive
     from ui.handlers import add_routes, opening_of
     from ui.live import Desk
-    desk = Desk(make_engine, opening_of(preset), archive=Archive(store))
+    desk = Desk(lambda: make_engine(data_dir), opening_of(preset), archive=Archive(store))
     desk.start()                                    # the model loads while the page is built and served
 
     import uvicorn
     from fastapi import FastAPI
 
-    from ui.guard import Guard
+    from ui.api import AT_ONCE, END_POINTS, Api
+    from ui.mcp import Tool, add_mcp_route
     from ui.page import mount_page
+    api = Api(desk, preset, data_dir / "gradio" / "made")
     app = FastAPI(openapi_url=None)
     add_routes(app, desk, preset, data_dir)
-    app = mount_page(app, port)
+    add_mcp_route(app, [Tool(getattr(api, name), AT_ONCE) for name in END_POINTS], api.picture)
+    app = mount_page(app, port, api)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None):
             await super().startup(sockets)
             if self.started:
-                print(f"Rushes is at {url}  (Ctrl-C ends it)", flush=True)
+                print(f"Rushes is at {url}  (Ctrl-C ends it)\nThe token for code is in {token_file}", flush=True)
                 if open_browser:
                     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
+        async def shutdown(self, sockets=None):
+            api.close()                             # else it waits for calls that wait for the engine
+            await super().shutdown(sockets)
+
     server = Server(uvicorn.Config(
-        Guard(app, port), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
+        Guard(app, port, token), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
         timeout_graceful_shutdown=1,
     ))
     try:
@@ -97,6 +104,7 @@ def serve(
         pass
     finally:
         desk.stop()
+        token_file.unlink(missing_ok=True)
     return 0
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import traceback
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -237,7 +238,9 @@ def time_pocket(report: Report) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one length, one density, fewer checks, short timings")
-    quick = parser.parse_args().quick
+    parser.add_argument("--out", type=Path, help="also write the last line's JSON here")
+    args = parser.parse_args()
+    quick = args.quick
     if not torch.cuda.is_available():
         print("bench_sla.py needs a CUDA device", file=sys.stderr)
         return 2
@@ -273,8 +276,10 @@ def main() -> int:
     report.part("training", time_training, LENGTHS[0], 128, 64)
 
     wrong = [name for name, check in report.checks.items() if not check["ok"]]
-    print(json.dumps(dict(**facts, ok=not wrong and bool(report.checks), wrong=wrong, errors=report.errors, checks=report.checks,
-                          rows=report.rows)), flush=True)
+    result = dict(**facts, ok=not wrong and bool(report.checks), wrong=wrong, errors=report.errors, checks=report.checks, rows=report.rows)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result), flush=True)
     return 1 if wrong or not report.checks else 0
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from playwright.sync_api import Page
 
-from bench.bench_page import open_app, settle
+from bench.bench_studio import open_app, settle
 
 SHOTS = ("a snowman spinning in the snow at night", "a balloon floating in a green meadow", "a cactus growing in the desert",
          "a sailboat sailing to the right on a beach at sunset", "a rocket flying to the right in outer space, camera pans right",

@@ -8,6 +8,14 @@ _HOME = {
     "sparse_linear_attention": "kernels.sla.api",
     "block_mask_topk": "kernels.sla.api",
     "block_sparse_attention": "kernels.sla.api",
+    "sage_attention": "kernels.sage.api",
+    "quantize_rows": "kernels.w8a8.api",
+    "linear8": "kernels.w8a8.api",
+    "QuantizedLinear": "kernels.w8a8.module",
+    "add_norm": "kernels.glue.api",
+    "gelu_rows": "kernels.glue.api",
+    "norm_rope": "kernels.glue.api",
+    "choices": "kernels.choice",
 }
 __all__ = list(_HOME)
 

@@ -18,6 +18,7 @@ height = 64
 width = 64
 fps = 16
 sizes = ["64x64", "96x64"]
+lengths = [9, 17]
 max_num_frames = 17
 
 [text]
@@ -52,6 +53,7 @@ num_steps = 4
 max_steps = 4
 sampler = "fixed-noise"
 sigma_max = 80.0
+rounding = "exact"
 preview_steps = [1]
 
 [full]
@@ -60,7 +62,8 @@ max_steps = 60
 sampler = "unipc"
 shift = 3.0
 guidance_scale = 4.0
-integer_timesteps = false
+negative_prompt = ""
+rounding = "exact"
 preview_steps = [3]
 
 [weights]

@@ -72,7 +72,8 @@ def test_ctrl_c_ends_clean_with_a_page_open(moment, tmp_path):
         line = child.stdout.readline()
         url = line.split()[3]
         port = int(url.rsplit(":", 1)[1].strip("/"))
-        with connect(f"ws://127.0.0.1:{port}/rt/ws") as page:
+        token = Path(child.stdout.readline().removeprefix("The token for code is in ").strip()).read_text()
+        with connect(f"ws://127.0.0.1:{port}/rt/ws", additional_headers={"Authorization": f"Bearer {token}"}) as page:
             assert '"hello"' in page.recv()
             if moment == "ready":
                 while '"ready"' not in page.recv():
@@ -84,6 +85,6 @@ def test_ctrl_c_ends_clean_with_a_page_open(moment, tmp_path):
             child.send_signal(signal.SIGINT)
             assert child.wait(20) == 0
             assert time.monotonic() - asked < 8
-        assert child.stdout.read() == ""
+        assert child.stdout.read() == "" and not (tmp_path / "token").exists()
     with app._listen(port):
         pass

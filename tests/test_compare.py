@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from turbo_engine.compare import psnr, ssim
+from turbo_engine.compare import aligned, psnr, ssim
 
 
 def noisy_pair(seed=0, amount=20):
@@ -52,3 +52,18 @@ def test_more_noise_is_less_alike():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="expected two uint8"):
         ssim(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((3, 8, 8, 3), np.uint8))
+
+
+def test_aligned_leaves_alike_clips_alone_and_brings_others_to_one_clock_and_size():
+    a, b = noisy_pair()
+    same = aligned(a, b, 16, 16)
+    assert same[0] is a and same[1] is b and same[2] == 16
+    slow, small = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3), np.full((2, 4, 4, 3), 9, np.uint8)
+    one, two, fps = aligned(slow, small, 8, 16)
+    assert fps == 16 and one.shape == two.shape == (6, 8, 8, 3)
+    assert one[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2] and (two == 9).all()
+
+
+def test_aligned_refuses_two_shapes_of_picture():
+    with pytest.raises(ValueError, match="one is 8 x 8, the other 8 x 4"):
+        aligned(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 4, 8, 3), np.uint8), 16, 16)

@@ -1,5 +1,6 @@
 """The diffusion transformer against slow, plain versions of its parts."""
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,6 +128,68 @@ def test_fresh_model_predicts_zero_velocity():
     torch.manual_seed(0)
     latent, timestep, text = batch()
     assert DiT(CONFIG).init_weights()(latent, timestep, text).abs().max() == 0
+
+
+@pytest.mark.parametrize("dim, heads, layers, ffn, channels, tensors, numbers", [
+    (1536, 12, 30, 8960, 16, 825, 1_418_996_800), (5120, 40, 40, 13_824, 16, 1095, 14_288_491_584),
+    (5120, 40, 40, 13_824, 36, 1095, 14_288_901_184)], ids=["1.3B", "14B", "A14B"])
+def test_true_sizes(dim, heads, layers, ffn, channels, tensors, numbers):
+    """The published networks by numbers alone: as many tensors and elements as their files hold, less Turbo's proj_l."""
+    config = DiTConfig(dim=dim, num_heads=heads, num_layers=layers, ffn_dim=ffn, in_channels=channels, out_channels=16, prediction="velocity",
+                       patch_size=(1, 2, 2), text_dim=4096, text_len=512, freq_dim=256, time_max_freq=1.0, rope_theta=10_000.0, eps=1e-6)
+    with torch.device("meta"):
+        state = DiT(config).state_dict()
+    assert len(state) == tensors and sum(tensor.numel() for tensor in state.values()) == numbers
+    assert state["patch_embedding.weight"].shape == (dim, 4 * channels) and state["head.head.weight"].shape == (64, dim)
+
+
+def test_condition_follows_the_latent(model):
+    """The same network with two channels more, deaf to them, is the same network; hearing them, it is not."""
+    config = replace(CONFIG, in_channels=6)
+    assert config.condition_channels == 2
+    wide, state = DiT(config).requires_grad_(False), model.state_dict()
+    deaf = torch.zeros(48, 2 * 4)
+    wide.load_state_dict(state | {"patch_embedding.weight": torch.cat((state["patch_embedding.weight"], deaf), 1)})
+    latent, timestep, text = batch()
+    condition = torch.randn(2, 2, 3, 4, 6)
+    torch.testing.assert_close(wide(latent, timestep, text, condition=condition), model(latent, timestep, text))
+    wide.patch_embedding.weight[:, 16:].normal_()
+    assert not torch.allclose(wide(latent, timestep, text, condition=condition), model(latent, timestep, text), atol=1e-3)
+    with pytest.raises(ValueError, match=r"condition: expected shape \[2, 2, 3, 4, 6\], got none"):
+        wide(latent, timestep, text)
+    with pytest.raises(ValueError, match=r"condition: expected shape \[2, 2, 3, 4, 6\], got \[1, 2, 3, 4, 6\]"):
+        wide(latent, timestep, text, condition=condition[:1])
+    with pytest.raises(ValueError, match=r"condition: expected shape \[2, 0, 3, 4, 6\], got \[2, 2, 3, 4, 6\]"):
+        model(latent, timestep, text, condition=condition)
+    with pytest.raises(ValueError, match="in_channels: expected out_channels = 4 or more, got 3"):
+        replace(CONFIG, in_channels=3)
+
+
+def test_only_self_attention_is_exchanged(model):
+    latent, timestep, text = batch()
+    seen = []
+
+    def attention(q, k, v):
+        seen.append((q.shape, k.shape))
+        return fused_attention(q, k, v)
+
+    assert torch.equal(model(latent, timestep, text, attention), model(latent, timestep, text))
+    assert seen == [((2, 2, 18, 24), (2, 2, 18, 24))] * CONFIG.num_layers
+
+
+def test_bf16_keeps_time_norms_and_stream_wide(model):
+    """Released files hold norms in float32 beside bf16 layers; timesteps bf16 cannot tell apart stay apart."""
+    latent, timestep, text = batch()
+    exact = model(latent, timestep, text)
+    model.bfloat16()
+    for name, parameter in model.named_parameters():
+        if ".norm" in name:
+            parameter.data = parameter.data.float()
+    rough = model(latent, timestep, text)
+    assert rough.dtype == torch.float32 and ((rough - exact).norm() / exact.norm()).item() < 0.02
+    one, two = model.embed_time(torch.tensor([899.0, 901.0]))
+    assert one.dtype == torch.float32 and torch.tensor(899.0).bfloat16() == torch.tensor(901.0).bfloat16()
+    assert (one - two).abs().max() > 1e-2
 
 
 def test_impossible_widths():

@@ -232,6 +232,24 @@ def test_an_error_on_the_way_frees_the_engine(engine, monkeypatch):
     assert last(engine, TURBO).frames.any()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_out_of_memory_costs_the_clip_alone_and_keeps_nothing_of_it(engine, monkeypatch, error):
+    held = []
+
+    def short(self, x, *rest):
+        held.append(weakref.ref(x))
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(DiT, "forward", short)
+        with pytest.raises(TurboError, match="memory: expected room for 64x64, 9 frames, found too little on cpu; try a smaller") as caught:
+            last(engine, TURBO)
+    assert caught.value.__context__ is None
+    error.__traceback__ = None
+    gc.collect()
+    assert held and held[0]() is None
+    assert last(engine, TURBO).frames.any()
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 def test_bad_requests_are_refused_before_any_work(engine, calls):
@@ -261,7 +279,7 @@ def test_numbers_gone_bad(engine, monkeypatch, value, request_):
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_flat_clips_are_failures(engine, monkeypatch, level):
-    monkeypatch.setattr(engine._vae, "decode", lambda z: torch.full((1, 3, 4 * z.shape[2] - 3, 64, 64), level))
+    monkeypatch.setattr(engine._family._vae, "decode", lambda z: torch.full((1, 3, 4 * z.shape[2] - 3, 64, 64), level))
     with pytest.raises(TurboError, match="expected a picture, found one flat colour"):
         last(engine, TURBO)
 
@@ -270,12 +288,12 @@ def test_dark_and_still_clips_are_not(engine, monkeypatch):
     """No false alarm: a faint gradient in the dark, and a still picture."""
     for low, high in ((0.0, 0.02), (0.9, 1.0)):
         picture = torch.linspace(low, high, 64).expand(1, 3, 9, 64, 64)
-        monkeypatch.setattr(engine._vae, "decode", lambda z, picture=picture: picture[:, :, :4 * z.shape[2] - 3])
+        monkeypatch.setattr(engine._family._vae, "decode", lambda z, picture=picture: picture[:, :, :4 * z.shape[2] - 3])
         assert last(engine, TURBO).frames.shape == (9, 64, 64, 3)
 
 
 def test_nan_from_the_decoder(engine, monkeypatch):
-    monkeypatch.setattr(engine._vae, "decode", lambda z: torch.full((1, 3, 4 * z.shape[2] - 3, 64, 64), torch.nan))
+    monkeypatch.setattr(engine._family._vae, "decode", lambda z: torch.full((1, 3, 4 * z.shape[2] - 3, 64, 64), torch.nan))
     with pytest.raises(TurboError, match="found NaN or infinity after decoding"):
         last(engine, changed(TURBO, preview_steps=()))
 
@@ -328,11 +346,11 @@ def test_guidance_by_hand(network):
     assert plain.nfe == 1
 
 
-@pytest.mark.parametrize("integer, expected", [(False, 987.6543), (True, 987.0)])
-def test_timestep_is_a_thousand_t(network, monkeypatch, integer, expected):
+@pytest.mark.parametrize("rounding, expected", [("exact", 987.6543), ("integer", 987.0), ("bfloat16", 988.0)])
+def test_timestep_is_a_thousand_t(network, monkeypatch, rounding, expected):
     seen = []
     monkeypatch.setattr(network, "embed_time", lambda t, original=network.embed_time: seen.append(t) or original(t))
-    Denoiser(network, network.embed_text(torch.zeros(1, 16, 384)), integer_timesteps=integer)(torch.zeros(1, 8, 3, 4, 4), 0.9876543)
+    Denoiser(network, network.embed_text(torch.zeros(1, 16, 384)), rounding=rounding)(torch.zeros(1, 8, 3, 4, 4), 0.9876543)
     assert seen[0].item() == pytest.approx(expected)
 
 

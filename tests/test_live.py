@@ -435,7 +435,7 @@ def test_loading_never_blocks_the_event_loop_and_edits_made_meanwhile_count():
 
     def slow():
         gate.wait(10)
-        return engine.load()
+        return engine
 
     async def scenario():
         desk = Desk(slow, OPENING)

@@ -43,5 +43,12 @@ def test_flow_times(num_steps, shift):
 
 
 def test_timesteps():
-    assert timestep_of(0.9876543, integer=False) == pytest.approx(987.6543)
-    assert timestep_of(0.9876543, integer=True) == 987.0
+    assert timestep_of(0.9876543, "exact") == pytest.approx(987.6543)
+    assert timestep_of(0.9876543, "integer") == 987.0
+    assert timestep_of(0.9876543, "bfloat16") == 988.0
+
+
+@pytest.mark.parametrize("sigma_max, published", [(80.0, [988, 932, 852, 608]), (200.0, [996, 932, 852, 608])])
+def test_timesteps_as_published(sigma_max, published):
+    """The whole numbers TurboDiffusion's T2V and I2V networks are shown at 4 steps: bf16 has no room for more."""
+    assert [timestep_of(t, "bfloat16") for t in rcm_times(4, sigma_max).tolist()[:-1]] == published

@@ -16,17 +16,15 @@ from turbo_engine.models.config import DiTConfig, VAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.vae import VAE
 from turbo_engine.weights import (
-    dequantize_rows,
     fill,
-    is_row_matrix,
     load_weights,
     manifest_path,
-    quantize_rows,
     read_manifest,
     row_quantization_error,
     save_weights,
     shapes_of,
 )
+from turbo_engine.weights.pocket import dequantize_rows, is_row_matrix, quantize_rows
 
 CONFIG = DiTConfig(dim=72, num_heads=2, num_layers=1, ffn_dim=96, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
                    text_dim=64, text_len=8, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
@@ -173,13 +171,23 @@ def test_missing_and_folder(tmp_path, saved):
     (b"\x80\x02}q\x00.", "a pickled checkpoint"),
     (b"\x10", "1 bytes of something else"),
     (b"\xff" * 64, "64 bytes of something else"),
-    (b"\x08\0\0\0\0\0\0\0not json", "found unreadable text"),
-    (b"\x02\0\0\0\0\0\0\0[]", "found unreadable text"),
+    (b"\x08\0\0\0\0\0\0\0not json", "16 bytes of something else"),
+    (b"\x08\0\0\0\0\0\0\0{ot json", "found unreadable text"),
+    (b"\x02\0\0\0\0\0\0\0[]", "10 bytes of something else"),
     (b"\x0d\0\0\0\0\0\0\0{\"a\": {\"b\":1}}"[:8 + 13], "unreadable text"),
 ])
 def test_foreign_files(saved, content, match):
     saved.write_bytes(content)
     refused(saved, match)
+
+
+def test_a_header_length_is_no_pickle(saved):
+    """A header of 640 bytes begins as a pickle does, 80 02: it was refused as one."""
+    data = saved.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    longer = (length + 256) // 65536 * 65536 + 65536 + 0x0280
+    saved.write_bytes(longer.to_bytes(8, "little") + data[8:8 + length] + b" " * (longer - length) + data[8 + length:])
+    refused(saved, "damaged or replaced")                       # the manifest's turn: the container is sound
 
 
 def test_truncated_anywhere(saved):

@@ -6,7 +6,7 @@ from importlib import import_module
 
 __all__ = [
     "Engine", "Event", "FakeEngine", "OutputError", "Preset", "PresetError", "Preview", "Progress", "PromptReport", "Request",
-    "RequestError", "Result", "TurboError", "WeightsError", "list_presets", "load_preset",
+    "RequestError", "Result", "TurboError", "WeightsError", "Worker", "list_presets", "load_preset",
 ]
 
 _NAMES = {
@@ -16,6 +16,7 @@ _NAMES = {
     "presets": ("Preset", "list_presets", "load_preset"),
     "types": ("Event", "Preview", "Progress", "Request", "Result"),
     "vocabulary": ("PromptReport",),
+    "worker": ("Worker",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

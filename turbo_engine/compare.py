@@ -1,9 +1,33 @@
-"""How alike two clips are, frame by frame: PSNR and SSIM of uint8 RGB frames."""
+"""How alike two clips are, frame by frame: PSNR and SSIM of uint8 RGB frames, and two clips brought to one clock and one size."""
 import cv2
 import numpy as np
 
+from turbo_engine.resample import by_time, count_at, resized
+
 _LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)      # BT.709
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def aligned(a: np.ndarray, b: np.ndarray, fps_a: float, fps_b: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Two clips as a player shows them beside each other, tick by tick of the faster one's clock.
+
+    Args: a, b: uint8 [T, H, W, 3], lengths and sizes of their own. The shorter keeps its last frame up to the longer one's
+        end, the smaller is scaled to the larger.
+    Returns: (a, b, ticks per second), of one shape. Raises: ValueError, in plain words, if their aspect ratios differ.
+    """
+    (height_a, width_a), (height_b, width_b) = sizes = a.shape[1:3], b.shape[1:3]
+    if abs(width_a * height_b - width_b * height_a) > max(height_a, height_b):         # by more than a pixel of the smaller
+        raise ValueError(f"These two clips cannot be measured against each other: one is {width_a} x {height_a}, the other "
+                         f"{width_b} x {height_b}. Choose two of the same shape.")
+    fps, size = max(fps_a, fps_b), max(sizes)
+    count = max(count_at(len(a), fps_a, fps), count_at(len(b), fps_b, fps))
+    return (*(_at(clip, rate, fps, count, size) for clip, rate in ((a, fps_a), (b, fps_b))), fps)
+
+
+def _at(clip: np.ndarray, rate: float, fps: float, count: int, size: tuple[int, int]) -> np.ndarray:
+    if clip.shape[1:3] != size:
+        clip = np.stack([resized(frame, size) for frame in clip])
+    return clip if (rate, len(clip)) == (fps, count) else clip[by_time(len(clip), rate, fps, count)]
 
 
 def _check(a: np.ndarray, b: np.ndarray) -> None:

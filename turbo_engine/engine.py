@@ -12,25 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from turbo_engine.denoiser import ContextCache, Denoiser
-from turbo_engine.distill.world import load_world
 from turbo_engine.errors import TurboError
-from turbo_engine.models.dit import DiT
-from turbo_engine.models.text_encoder import MiniLM
-from turbo_engine.models.vae import VAE
+from turbo_engine.families import Family, open_family
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
 from turbo_engine.stats import Stopwatch, peak_memory_mib
-from turbo_engine.types import Event, Preview, Progress, Request, Result
-from turbo_engine.vocabulary import PromptReport, Vocabulary
-from turbo_engine.weights import fill, read_manifest
+from turbo_engine.types import Event, OnState, Preview, Progress, Request, Result
+from turbo_engine.vocabulary import PromptReport
 
 PREVIEW_LATENT_FRAMES = 2    # 5 frames, enough to see a motion start; 104 ms where all 33 take 544 (pocket, one core)
 MAX_THREADS = 16             # beyond it a model this narrow waits for its own threads
-_ROLE = {"turbo": "student", "full": "teacher"}
 
 
 class Engine:
@@ -40,19 +34,19 @@ class Engine:
         preset: a Preset, or the name or path of one.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None: as many as this process may use, 16 at most. Set for the whole process.
-        encoder: a loaded text encoder to share between engines.
+        weights: folder of a Wan preset's files; None: the preset's own folder.
+        encoder: a loaded text encoder to share between engines (pocket).
     """
 
     def __init__(self, preset: Preset | str | Path = "pocket", *, device: str = "auto", threads: int | None = None,
-                 encoder: MiniLM | None = None):
+                 weights: Path | str | None = None, encoder=None):
         self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
         self.device = _device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
+        self._weights = None if weights is None else Path(weights)
         self._encoder = encoder
-        self._networks: dict[str, DiT] = {}
-        self._weights: dict[str, str] = {}
-        self._student_method = ""
+        self._family: Family | None = None
         self._lock = threading.Lock()
         self._decode_s: float | None = None
         self._give_way: Callable[[], None] | None = None        # of the job that runs now
@@ -60,78 +54,52 @@ class Engine:
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
-    def load(self) -> "Engine":
+    def load(self, on_state: OnState | None = None) -> "Engine":
         """Read every weight, then run each kernel once at the size it will have. Raises: WeightsError, before anything is resident."""
+        tell = on_state or (lambda state, line: None)
         torch.set_num_threads(self.threads)
-        preset, text = self.preset, self.preset.text
-        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in ("student", "teacher")}
-        vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
-        manifests = {role: read_manifest(preset.weights_path(role)) for role in (*networks, "decoder")}
-        self._weights = {role: manifest["sha256"] for role, manifest in manifests.items()}
-        self._student_method = manifests["student"]["metrics"].get("method", "")
-        if self._encoder is None:
-            self._encoder = MiniLM.installed(text_len=text.text_len, device=self.device, dtype=torch.float32)
-        self._networks = {role: self._place(network) for role, network in networks.items()}
-        self._vae = self._place(vae).to(memory_format=torch.channels_last)
-        for network in self._networks.values():
-            for block in network.blocks:
-                block.register_forward_pre_hook(self._between_blocks)
-        for block in self._vae.decoder.children():
-            for part in block if isinstance(block, torch.nn.ModuleList) else (block,):
-                part.register_forward_pre_hook(self._between_blocks)
-        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]))
-        world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
-        self._vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
-        self._warm_up()
-        return self
-
-    def _place(self, model: torch.nn.Module) -> torch.nn.Module:
-        return model.to(self.device, self.dtype).eval().requires_grad_(False)
-
-    def _meaning(self, texts: list[str]) -> np.ndarray:
-        """One vector a text: the mean of its token states, begin and end marks included."""
-        states = self._encoder.encode(texts, remember=False)
-        return (states.sum(1) / (states != 0).any(-1).sum(1, keepdim=True)).cpu().numpy()
-
-    def _warm_up(self) -> None:
+        self._family = open_family(self.preset, self._weights, self.device, self.dtype, between_blocks=self._between_blocks,
+                                   tell=lambda line: tell("loading", line), encoder=self._encoder)
+        tell("loading", "Warming up")
+        self._family.warm_up()
         clip = self.preset.clip
         latent = torch.zeros(1, *self.preset.latent_shape(clip.num_frames, clip.height, clip.width), device=self.device)
-        for mode in _ROLE:
-            self._denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
         for frames in (PREVIEW_LATENT_FRAMES, latent.shape[2]):
             start = time.perf_counter()
-            self._to_frames(latent[:, :, :frames])
+            self._to_frames(latent[:, :, :frames], fast=True)
             self._decode_s = time.perf_counter() - start
+        return self
+
+    def close(self) -> None:
+        """Let go of every weight. The engine may be loaded again."""
+        with self._lock:
+            self._family = None
 
     # -- what a page shows -------------------------------------------------------------------------------------------
 
     def describe(self) -> dict:
         """JSON-ready: what runs here. weights: SHA-256 by role, empty before `load`; student: how it was distilled."""
-        cuda = self.device.type == "cuda"
+        cuda, family = self.device.type == "cuda", self._family
         return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": str(self.device),
                 "device_name": torch.cuda.get_device_name(self.device) if cuda else f"{self.threads} CPU threads",
                 "precision": str(self.dtype).removeprefix("torch."), "threads": self.threads, "torch": torch.__version__,
-                "kernels": self._kernels(),
+                "kernels": family.kernels if family else [],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": dict(self._weights), "student": self._student_method, "loaded": bool(self._networks),
+                "weights": dict(family.weights) if family else {}, "student": family.method if family else "",
+                "memory_plan": family.plan if family else "", "loaded": family is not None,
                 "peak_memory_mib": self._peak_memory_mib()}
-
-    def _kernels(self) -> list[str]:
-        library = "cuda" if self.device.type == "cuda" else "mkl" if torch.backends.mkl.is_available() else "native"
-        convolution = "cudnn" if self.device.type == "cuda" else "onednn" if torch.backends.mkldnn.is_available() else "native"
-        return ["attention: torch sdpa, dense", f"linear: torch {library}", f"convolution: torch {convolution}, channels last"]
 
     def check_prompt(self, prompt: str) -> PromptReport:
         """Words of a prompt outside the taught world; quick enough for every edit, any text is fine."""
         self._require_loaded()
-        return self._vocabulary.check(prompt)
+        return self._family.vocabulary.check(prompt)
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
-        """Frames uint8 [T, H, W, 3] of a Result's latent, float32 [C, T', H', W']."""
+        """Frames uint8 [T, H, W, 3] of a Result's latent, float32 [C, T', H', W'], by the full decoder."""
         self._require_loaded()
         with self._lock:
-            return self._to_frames(torch.from_numpy(np.ascontiguousarray(latent, np.float32))[None].to(self.device))
+            return self._to_frames(torch.from_numpy(np.ascontiguousarray(latent, np.float32))[None].to(self.device), fast=False)
 
     # -- work --------------------------------------------------------------------------------------------------------
 
@@ -155,8 +123,16 @@ class Engine:
             try:
                 self._give_way = give_way and (lambda: self._step_aside(give_way, watch))
                 yield from self._work(plan, watch)
+                return
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
             finally:
                 self._give_way = None
+        if self.device.type == "cuda":                         # out of the handler: the error held the job's tensors
+            torch.cuda.empty_cache()
+        raise TurboError(f"memory: expected room for {plan.width}x{plan.height}, {plan.num_frames} frames, found too little on "
+                         f"{self.device}; try a smaller or shorter clip, or close other programs that use it")
 
     def _between_blocks(self, *_) -> None:
         if self._give_way is not None:
@@ -179,7 +155,7 @@ class Engine:
 
     def _work(self, plan: Request, watch: Stopwatch) -> Iterator[Event]:
         with watch.stage("text"):
-            denoise = self._denoiser(plan)
+            denoise = self._family.denoiser(plan)
         yield Progress("text", 1, 1, watch.elapsed, None)
 
         generator = torch.Generator().manual_seed(plan.seed)
@@ -188,37 +164,28 @@ class Engine:
         def draw() -> Tensor:                              # on the CPU, so that a seed means one shot on any device
             return torch.randn(shape, generator=generator).to(self.device)
 
-        steps = SAMPLERS[plan.sampler](denoise, draw(), self._times(plan), draw)
-        for _ in range(plan.num_steps):
+        times = self._times(plan)
+        steps = SAMPLERS[plan.sampler](denoise, draw(), times, draw)
+        for expert in self._family.steps(times.tolist()):
             with watch.stage("denoise"):
                 step = next(steps)
             _require_finite(step.denoised, f"step {step.index}")
             left = plan.num_steps - step.index
             eta = watch.stages["denoise"] / step.index * left + (self._decode_s or 0.0)
-            yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta)
+            yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta, str(expert or ""))
             if step.index in plan.preview_steps:
                 with watch.stage("preview"):
-                    frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES])
+                    frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES], fast=True)
                 yield Preview(step.index, plan.num_steps, frames, watch.elapsed)
 
         yield Progress("decode", 1, 1, watch.elapsed, self._decode_s)
         with watch.stage("decode"):
-            frames = self._to_frames(step.latent)
+            frames = self._to_frames(step.latent, fast=plan.mode == "turbo")
         self._decode_s = watch.stages["decode"]
         _require_picture(frames)
         latent = step.latent[0].float().cpu().numpy()
         notes = self.check_prompt(plan.prompt).notes
         yield Result(frames, latent, self.preset.clip.fps, watch.report(), recipe_of(self.preset, plan, denoise.nfe, self.describe()), notes)
-
-    def _denoiser(self, plan: Request) -> Denoiser:
-        role = _ROLE[plan.mode]
-        network = self._networks[role]
-        context = self._contexts.get(role, network, plan.prompt.strip())
-        if plan.guidance_scale == 1:
-            return Denoiser(network, context)
-        away = self._contexts.get(role, network, plan.negative_prompt.strip())
-        return Denoiser(network, context, unconditional=away, guidance_scale=plan.guidance_scale,
-                        integer_timesteps=self.preset.full.integer_timesteps)
 
     def _times(self, plan: Request) -> Tensor:
         if plan.mode == "turbo":
@@ -226,11 +193,13 @@ class Engine:
         return flow_times(plan.num_steps, self.preset.full.shift)
 
     @torch.inference_mode()
-    def _to_frames(self, latent: Tensor) -> np.ndarray:
+    def _to_frames(self, latent: Tensor, *, fast: bool) -> np.ndarray:
         """[1, C, T', H', W'] -> uint8 [T, H, W, 3]."""
-        video = self._vae.decode(latent)[0]                                             # [3, T, H, W] in [0, 1]
-        _require_finite(video, "decoding")
-        return (video * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        parts = []
+        for video in self._family.decode(latent, fast=fast):                            # [1, 3, t, H, W] in [0, 1]
+            _require_finite(video, "decoding")
+            parts.append((video[0] * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy())
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _sync(self) -> None:
         if self.device.type == "cuda":
@@ -242,7 +211,7 @@ class Engine:
         return peak_memory_mib()
 
     def _require_loaded(self) -> None:
-        if not self._networks:
+        if self._family is None:
             raise TurboError("engine: expected a loaded engine, found no weights in memory; call load() first")
 
 
@@ -263,6 +232,10 @@ def _device(name: str) -> torch.device:
 def _cpus() -> int:
     """CPUs this process may use; a container's share, not the whole machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)     # the second: on a CPU
 
 
 def _require_finite(tensor: Tensor, where: str) -> None:

@@ -14,7 +14,7 @@ from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.stats import Stopwatch
-from turbo_engine.types import Event, Preview, Progress, Request, Result
+from turbo_engine.types import Event, OnState, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport, Vocabulary
 
 BLOCK_S = 0.03               # what one block of pocket's network takes on two cores
@@ -44,16 +44,19 @@ class FakeEngine:
         world = load_world(self.preset.folder / self.preset.text.vocabulary) if self.preset.text.vocabulary else None
         self._vocabulary = Vocabulary(world, text_len=self.preset.text.text_len, count_tokens=lambda p: len(p.split()) + 2)
 
-    def load(self) -> "FakeEngine":
+    def load(self, on_state: OnState | None = None) -> "FakeEngine":
         self.loaded = True
         return self
+
+    def close(self) -> None:
+        self.loaded = False
 
     def describe(self) -> dict:
         return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": self.device, "device_name": "no device", "precision": "none",
                 "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "loaded": self.loaded,
+                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "memory_plan": "", "loaded": self.loaded,
                 "peak_memory_mib": None}
 
     def check_prompt(self, prompt: str) -> PromptReport:

@@ -23,6 +23,10 @@ def resolve(request: Request, preset: Preset) -> Request:
     _check_text("negative_prompt", request.negative_prompt)
     seed = _whole("seed", request.seed, 0, 2 ** 63 - 1, hint="try 0")
 
+    if preset.takes_image and not request.image:
+        raise RequestError(f"image: expected a picture to start from, as {preset.name} makes clips out of one, got none; add a picture")
+    if request.image and not preset.takes_image:
+        raise RequestError(f"image: expected none, as {preset.name} starts from words alone, got one; leave it out")
     num_frames = clip.num_frames if request.num_frames is None else request.num_frames
     _whole("num_frames", num_frames, 1, clip.max_num_frames, hint=f"try {clip.num_frames}")
     try:

@@ -7,6 +7,7 @@ from torch import Tensor
 RCM_ANGLES = (1.5, 1.4, 1.0)
 """TrigFlow angles of the 2nd, 3rd and 4th step (TurboDiffusion's choice; Zheng et al. 2025, arXiv:2510.08431)."""
 FLOW_SIGMA_MAX = 0.999       # where Wan's solver starts before the shift
+TIMESTEP_ROUNDINGS = ("exact", "integer", "bfloat16")
 
 
 def rcm_times(num_steps: int, sigma_max: float) -> Tensor:
@@ -32,6 +33,11 @@ def flow_times(num_steps: int, shift: float) -> Tensor:
     return shift * even / (1 + (shift - 1) * even)
 
 
-def timestep_of(t: float, *, integer: bool) -> float:
-    """What a network is conditioned on, 1000 t; truncated where the model was trained or is run that way (Wan)."""
-    return float(int(1000 * t)) if integer else 1000 * t
+def timestep_of(t: float, rounding: str) -> float:
+    """What a network is conditioned on, 1000 t, rounded as the model was trained or is run.
+
+    rounding: "exact"; "integer", truncated, as Wan's solver does; "bfloat16", to 8 significant bits, as TurboDiffusion does.
+    """
+    if rounding == "bfloat16":
+        return torch.tensor(1000 * t, dtype=torch.bfloat16).item()
+    return float(int(1000 * t)) if rounding == "integer" else 1000 * t

@@ -110,9 +110,10 @@ class Store:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def add(self, result: Result, *, jpeg_thumbnail: bytes | None = None) -> Entry:
-        """Keep a finished clip; when this returns it survives a power cut. jpeg_thumbnail: else the middle frame, small.
+    def add(self, result: Result, *, clip_id: str | None = None, jpeg_thumbnail: bytes | None = None) -> Entry:
+        """Keep a finished clip; when this returns it survives a power cut.
 
+        clip_id: 12 random bytes by `secrets.token_urlsafe`, else made here. jpeg_thumbnail: else the middle frame, small.
         A clip of the same recipe gives its place and its star to this one and is deleted.
         Raises: StoreError, OutputError for frames no MP4 can be made of.
         """
@@ -120,7 +121,7 @@ class Store:
         if (shape := (recipe["num_frames"], recipe["height"], recipe["width"], 3)) != result.frames.shape:
             raise StoreError(f"frames: expected {list(shape)} as the recipe says, got {list(result.frames.shape)}; "
                              "hand over the clip with its own recipe")
-        clip_id, created, took_s = secrets.token_urlsafe(12), self._now(), result.stage_s.get("total")
+        clip_id, created, took_s = clip_id or secrets.token_urlsafe(12), self._now(), result.stage_s.get("total")
         mp4, jpeg = encode_mp4_bytes(result.frames, result.fps, recipe), jpeg_thumbnail or make_thumbnail(result.frames)
         try:
             self._files.write(clip_id, mp4, pack(result.latent, jpeg, created, took_s))

@@ -1,4 +1,5 @@
 """What goes into the engine and what comes out: Request in, events out. numpy only, so that `ui` never meets a tensor."""
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +27,8 @@ class Request:
     width: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str = ""
+    image: bytes = b""
+    """A PNG, JPEG or WebP file, the clip's first frame; for presets that take one, and only those."""
     preview_steps: tuple[int, ...] | None = None
     """After which steps (1 = first) to emit a Preview; None: the preset's choice; () for none."""
 
@@ -40,6 +43,8 @@ class Progress:
     elapsed_s: float
     eta_s: float | None
     """Seconds left, from measured step times; None while nothing was measured."""
+    expert: str = ""
+    """Which of two networks made the step, and its how manieth, "high-noise 1/2"; "" where there is one."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,5 @@ class Result:
 
 
 Event = Progress | Preview | Result
+OnState = Callable[[Literal["loading", "ready", "failed"], str], None]
+"""Told how an engine fares, with one line for the user."""

@@ -72,7 +72,7 @@ class Archive:
                     continue
                 clip = self._waiting.popleft()
             try:
-                self.on_kept(self.store.add(clip.result))
+                self.on_kept(self.store.add(clip.result, clip_id=clip.id))
             except TurboError as error:
                 log.error("%s", error)
                 self.on_trouble(f"This clip could not be kept in the history. {error}")
@@ -98,5 +98,5 @@ class Archive:
 def describe(entry: Entry) -> dict:
     """What the filmstrip shows of a clip, JSON-ready."""
     return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode,
-            "negative_prompt": entry.negative_prompt, "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"), "took_s": entry.took_s,
-            "starred": entry.starred}
+            "negative_prompt": entry.negative_prompt, "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"),
+            "width": entry.width, "height": entry.height, "num_frames": entry.num_frames, "took_s": entry.took_s, "starred": entry.starred}

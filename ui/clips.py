@@ -15,7 +15,8 @@ from turbo_engine.types import Request, Result
 class Edit:
     """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
 
-    saved: id of a clip in the history, which is to be shown and not made.
+    saved: id of a clip in the history, which is to be shown and not made. place: "a" or "b" of a pair to compare, where it
+    is for that; such a clip always comes from its kept latent.
     """
 
     generation: int
@@ -26,6 +27,7 @@ class Edit:
     sampler: str | None = None
     negative_prompt: str = ""
     saved: str | None = None
+    place: str | None = None
 
     @property
     def words(self) -> str:
@@ -33,6 +35,8 @@ class Edit:
 
     @property
     def key(self) -> tuple:
+        if self.place is not None:
+            return "kept", self.saved
         return self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split())
 
     def request(self) -> Request:
@@ -94,5 +98,9 @@ class Clips:
             return self._by_key.get(edit.key)
 
     def get(self, clip_id: str) -> Clip | None:
+        """A clip by its id; it counts as used, so that what is on screen outlives what is typed beside it."""
         with self._lock:
-            return self._by_id.get(clip_id)
+            found = self._by_id.get(clip_id)
+            if found is not None:
+                self._by_key.move_to_end(found.edit.key)
+            return found

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from turbo_engine.errors import OutputError
 from turbo_engine.export import ExportCancelled, ExportOptions, Format, estimate_bytes, export, formats, side_by_side
 from turbo_engine.recipe_files import read_recipe_any
+from turbo_engine.resample import count_at
 
 from .clips import Clip, Clips
 
@@ -85,9 +86,11 @@ class Exports:
         """Bytes, roughly. Raises: as `start`."""
         a, b, options, _ = self._read(wish)
         frames, height, width, _ = a.result.frames.shape
+        fps = a.result.fps
         if b is not None:
-            frames, width = max(frames, len(b.result.frames)), 2 * width
-        return estimate_bytes(frames, height, width, options, fps=a.result.fps)
+            fps, width = max(fps, b.result.fps), 2 * width
+            frames = max(count_at(len(clip.result.frames), clip.result.fps, fps) for clip in (a, b))
+        return estimate_bytes(frames, height, width, options, fps=fps)
 
     def get(self, job_id: str) -> ExportJob | None:
         with self._lock:
@@ -108,12 +111,15 @@ class Exports:
 def _picture(a: Clip, b: Clip | None):
     if b is None:
         return a.result.frames, a.result.fps
-    return side_by_side(a.result.frames, b.result.frames, fps_a=a.result.fps, fps_b=b.result.fps, labels=(_label(a), _label(b)))
+    return side_by_side(a.result.frames, b.result.frames, fps_a=a.result.fps, fps_b=b.result.fps, labels=(_label(a, b), _label(b, a)))
 
 
-def _label(clip: Clip) -> str:
+def _label(clip: Clip, other: Clip) -> str:
+    """The model; and the shot too where the other one's is not the same."""
     steps, took = clip.result.recipe["num_steps"], clip.result.stage_s.get("total", 0.0)
-    return f"{clip.edit.mode} · {steps} {'step' if steps == 1 else 'steps'} · {took:.1f} s"
+    model = f"{clip.edit.mode} · {steps} {'step' if steps == 1 else 'steps'} · {took:.1f} s"
+    same = (clip.edit.words, clip.edit.seed) == (other.edit.words, other.edit.seed)
+    return model if same else f"{model} · seed {clip.edit.seed} · {clip.edit.words}"
 
 
 def add_export_routes(app: FastAPI, clips: Clips) -> None:

@@ -134,12 +134,18 @@ def _obey(desk: Desk, session: Session, text: str) -> None:
     """One message of the page. What is not one of ours is answered with an error and changes nothing."""
     try:
         op, edit = read_message(text)
-        if op == "open" and desk.archive is not None:
-            edit = desk.archive.edit_of(edit.saved, edit.generation)
-    except (ValueError, StoreError) as error:
+    except ValueError as error:
         return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
+    if op in ("open", "pick") and desk.archive is not None:
+        place, generation = edit.place, edit.generation
+        try:
+            edit = replace(desk.archive.edit_of(edit.saved, generation), place=place)
+        except StoreError as error:
+            return session.post({"type": "error", "generation": generation if place else 0, "mode": place or "turbo", "message": str(error)})
     if op == "cancel":
         desk.cancel(session)
+    elif op == "pick":
+        desk.pick(session, edit)
     elif edit.mode == "turbo":
         desk.edit(session, edit)
     else:
@@ -158,10 +164,12 @@ def read_message(text: str) -> tuple[str, Edit | None]:
     op = message.get("op") if isinstance(message, dict) else None
     if op == "cancel":
         return op, None
-    if op not in ("edit", "final", "open"):
-        raise ValueError("op: expected edit, final, open or cancel; reload the page")
-    if op == "open":
-        return op, Edit(_whole(message, "generation"), "", 0, saved=str(message.get("id"))[:40])
+    if op not in ("edit", "final", "open", "pick"):
+        raise ValueError("op: expected edit, final, open, pick or cancel; reload the page")
+    if op == "pick" and message.get("place") not in ("a", "b"):
+        raise ValueError("place: expected a or b; reload the page")
+    if op in ("open", "pick"):
+        return op, Edit(_whole(message, "generation"), "", 0, saved=str(message.get("id"))[:40], place=message["place"] if op == "pick" else None)
     if not isinstance(message.get("prompt"), str):
         raise ValueError("prompt: expected text; reload the page")
     num_steps = message.get("num_steps")

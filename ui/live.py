@@ -2,11 +2,12 @@
 
 Each page has a mailbox of one: a newer edit takes the place of a waiting one. A running preview is dropped for a newer
 edit only when `Patience` says so. A full render belongs to the desk: it runs while no preview is wanted, gives way to
-edits between two blocks of its network, and goes on when its page is closed or reloaded. The worker never touches a
-socket and the event loop never touches the engine: between them stands an `Outbox` per page.
+edits between two blocks of its network, and goes on when its page is closed or reloaded. What code asks for (`Caller`)
+comes after all that people ask for. The worker never touches a socket and the event loop never touches the engine:
+between them stands an `Outbox` per page.
 
 On the wire, engine to page: JSON text, and per picture one binary message,
-generation u32 | kind u8 (ROUGH, TURBO, FULL, FULL_ROUGH) | index u16 | total u16 | JPEG, big-endian.
+generation u32 | kind u8 (ROUGH, TURBO, FULL, FULL_ROUGH, PICKED_A, PICKED_B) | index u16 | total u16 | JPEG, big-endian.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import queue
 import secrets
 import struct
 import threading
@@ -31,10 +33,12 @@ from .clips import Clip, Clips, Edit
 
 log = logging.getLogger("rushes.live")
 
-ROUGH, TURBO, FULL, FULL_ROUGH = range(4)
+ROUGH, TURBO, FULL, FULL_ROUGH, PICKED_A, PICKED_B = range(6)
+SIDES = "turbo", "turbo", "full", "full", "a", "b"        # by kind: where on the page it goes
 FRAME_HEADER = struct.Struct(">IBHH")
 JPEG_QUALITY = 90
 PROGRESS = "full progress"     # tag of what a full render tells: newer takes back what is unsent
+PREVIEW, RENDER, CODE_PREVIEW, CODE_RENDER = range(4)      # who goes first; a render of a page gives way to its previews
 
 
 class Patience:
@@ -107,12 +111,15 @@ class Session:
     page: names the page over its reloads and reconnections.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, page: str = ""):
+    by_code = False         # a person looks at it
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, page: str = ""):
         self.page = page or secrets.token_urlsafe(12)
         self.outbox = Outbox()
         self._loop = loop
         self.closed = False
         self.waiting: Edit | None = None        # the mailbox of one
+        self.picked: dict[str, Edit] = {}       # clips of the history wanted for a comparison, by place
         self.wanted: Edit | None = None         # the newest edit that asks for another clip than the one before
         self.shown_generation = 0
         self.patience = Patience()
@@ -126,11 +133,32 @@ class Session:
         generation = header["generation"]
         frames = [FRAME_HEADER.pack(generation, kind, i, len(jpegs)) + jpeg for i, jpeg in enumerate(jpegs)]
         text = json.dumps({"type": "clip", "kind": kind, "total": len(jpegs), **header})
-        self._put([text, *frames], "turbo" if kind in (ROUGH, TURBO) else "full")
+        self._put([text, *frames], SIDES[kind])
 
     def _put(self, payloads, tag) -> None:
         with contextlib.suppress(RuntimeError):     # the loop has closed: the app is going down
             self._loop.call_soon_threadsafe(self.outbox.put, payloads, tag)
+
+
+class Caller(Session):
+    """A page without a screen, for one call through code: what it is told is waited for on the calling thread."""
+
+    by_code = True
+
+    def __init__(self):
+        super().__init__(None)
+        self._told: queue.SimpleQueue[dict] = queue.SimpleQueue()
+
+    def post(self, message: dict, *, tag: str | None = None) -> None:
+        self._told.put(message)
+
+    def post_clip(self, header: dict, kind: int, jpegs: list[bytes]) -> None:
+        if kind in (TURBO, FULL):
+            self._told.put({"type": "clip", **header})
+
+    def wait(self) -> dict:
+        """The next thing the desk has to say."""
+        return self._told.get()
 
 
 class _Dropped(Exception):
@@ -138,21 +166,24 @@ class _Dropped(Exception):
 
 
 class Job:
-    """A clip to make. A preview is its session's; a full render (session None) is its page's, whoever listens."""
+    """A clip to make. A preview is its session's; a render (session None) is its page's, whoever listens.
 
-    def __init__(self, edit: Edit, page: str, session: Session | None = None):
-        self.edit, self.page, self.session = edit, page, session
-        self.progress: dict | None = None       # of a full render, as last told
+    rank: it gives way to every smaller one.
+    """
+
+    def __init__(self, edit: Edit, page: str, session: Session | None = None, rank: int = PREVIEW):
+        self.edit, self.page, self.session, self.rank = edit, page, session, rank
+        self.progress: dict | None = None       # of a render, as last told
 
     @property
-    def full(self) -> bool:
-        return self.edit.mode == "full"
+    def render(self) -> bool:
+        return self.rank > PREVIEW
 
 
 class Desk:
     """Owns the engine and its one thread.
 
-    make_engine: returns a loaded engine; called on the worker thread, since loading takes seconds.
+    make_engine: returns an engine; called and loaded on the worker thread, since that takes seconds.
     opening: the edit a fresh page shows; made once after loading, so that the first page is met by a picture.
     archive: where finished clips are kept; None keeps them in memory alone.
     """
@@ -180,12 +211,15 @@ class Desk:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop at the next step and wait for the worker."""
+        """Stop at the next step, wait for the worker and end the engine."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        for wait_s in (0.3 * timeout_s, 0.7 * timeout_s):
+            if self._thread.is_alive():
+                self._thread.join(wait_s)
+            if self._engine is not None:            # ends a step that takes too long, too
+                self._engine.close()
         if self.archive is not None:
             self.archive.close()
 
@@ -212,6 +246,9 @@ class Desk:
         with self._changed:
             session.closed = True
             self._sessions.remove(session)
+            if session.by_code:                 # never comes back
+                self._renders.pop(session.page, None)
+                self._rendered.pop(session.page, None)
 
     def edit(self, session: Session, edit: Edit) -> None:
         """A live edit: newest wins. The same words and settings cost nothing, a clip made before no engine time."""
@@ -226,14 +263,27 @@ class Desk:
             self._changed.notify()
 
     def render(self, session: Session, edit: Edit) -> None:
-        """A full render; one a page, a new one takes the place of the old."""
+        """A full render, or for code any clip; one a page, a new one takes the place of the old."""
         with self._changed:
             self._renders.pop(session.page, None)
             known = self.clips.find(edit)
             if known is not None:
                 return self._rendered_by(session.page, edit, known)
-            self._renders[session.page] = Job(edit, session.page)
+            rank = RENDER
+            if session.by_code:
+                rank = CODE_RENDER if edit.mode == "full" and edit.saved is None else CODE_PREVIEW
+            self._renders[session.page] = Job(edit, session.page, rank=rank)
             session.post({"type": "queued", "generation": edit.generation})
+            self._changed.notify()
+
+    def pick(self, session: Session, edit: Edit) -> None:
+        """A clip of the history as one of a pair to compare; a newer one for the same place takes its turn."""
+        with self._changed:
+            known = self.clips.find(edit)
+            if known is not None:
+                session.picked.pop(edit.place, None)
+                return self._send_finished(session, edit, known)
+            session.picked[edit.place] = edit
             self._changed.notify()
 
     def cancel(self, session: Session) -> None:
@@ -248,6 +298,7 @@ class Desk:
     def _work(self) -> None:
         try:
             self._engine = self._make_engine()
+            self._engine.load(self._engine_turned)
             about = self._engine.describe()
         except Exception as error:
             if isinstance(error, TurboError):
@@ -274,34 +325,42 @@ class Desk:
             self._failed(job, f"The engine stumbled on this one ({type(error).__name__}); the terminal has the details.")
 
     def _next_job(self) -> Job | None:
-        """Previews first, then full renders in the order asked for; None when the app is stopping."""
+        """By rank, and in the order asked for; None when the app is stopping."""
         with self._changed:
             while not self._stopping:
-                job = self._next_preview() or next(iter(self._renders.values()), None)
+                job = self._next_above(CODE_RENDER + 1)
                 if job is not None:
                     return job
                 self._changed.wait()
         return None
+
+    def _next_above(self, rank: int) -> Job | None:
+        renders = (job for job in self._renders.values() if job.rank < rank)
+        return self._next_preview() or min(renders, key=lambda job: job.rank, default=None)
 
     def _next_preview(self) -> Job | None:
         """Pages in turn."""
         for session in self._sessions:
             if session.waiting is not None:
                 edit, session.waiting = session.waiting, None
-                self._sessions.append(self._sessions.pop(self._sessions.index(session)))
-                return Job(edit, session.page, session)
+            elif session.picked:
+                edit = session.picked.pop(next(iter(session.picked)))
+            else:
+                continue
+            self._sessions.append(self._sessions.pop(self._sessions.index(session)))
+            return Job(edit, session.page, session)
         return None
 
-    def _serve_edits(self, job: Job) -> None:
-        """Between two blocks of a full render: every preview that waits."""
+    def _serve_others(self, job: Job) -> None:
+        """Between two blocks of a render: all that waits and goes before it."""
         while True:
             with self._changed:
                 if self._is_unwanted(job):
                     raise _Dropped
-                preview = self._next_preview()
-            if preview is None:
+                other = self._next_above(job.rank)
+            if other is None:
                 return
-            self._attempt(preview)
+            self._attempt(other)
 
     def _run(self, job: Job) -> None:
         edit, started, first_picture_s, result, report = job.edit, time.monotonic(), None, None, None
@@ -314,7 +373,7 @@ class Desk:
         if edit.saved is not None:
             result = self.archive.recall(edit.saved, self._engine.decode)
             return self._finish(job, result, self._report(job), started, None)
-        give_way = (lambda: self._serve_edits(job)) if job.full else None
+        give_way = (lambda: self._serve_others(job)) if job.render else None
         with contextlib.closing(self._engine.generate(edit.request(), give_way=give_way)) as events:
             for event in events:
                 if isinstance(event, Result):
@@ -334,7 +393,7 @@ class Desk:
     def _is_unwanted(self, job: Job) -> bool:
         if self._stopping:
             return True
-        if job.full:
+        if job.render:
             return self._renders.get(job.page) is not job
         if job.session is None:         # the opening shot
             return any(page.waiting is not None and page.waiting.key != self.opening.key for page in self._sessions)
@@ -348,7 +407,7 @@ class Desk:
         return job.session.patience.gives_up(share_done, now - started, now)
 
     def _listeners(self, job: Job) -> list[Session]:
-        if job.full:
+        if job.render:
             return [session for session in self._sessions if session.page == job.page]
         return [job.session] if job.session is not None else []
 
@@ -363,7 +422,7 @@ class Desk:
             "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
         }
         job.progress = message
-        self._tell(job, message, tag=PROGRESS if job.full else "turbo progress")
+        self._tell(job, message, tag=PROGRESS if job.render else "turbo progress")
 
     def _show_rough(self, job: Job, event: Preview) -> None:
         edit, session = job.edit, job.session
@@ -379,7 +438,7 @@ class Desk:
                 session.shown_generation = edit.generation
                 session.patience.picture_landed(time.monotonic())
             for listener in self._listeners(job):
-                listener.post_clip(header, FULL_ROUGH if job.full else ROUGH, jpegs)
+                listener.post_clip(header, FULL_ROUGH if job.render else ROUGH, jpegs)
 
     def _finish(self, job: Job, result: Result, report, started: float, first_picture_s) -> None:
         edit, session = job.edit, job.session
@@ -390,13 +449,15 @@ class Desk:
         self.clips.add(clip)
         if self.archive is not None:
             self.archive.engine_busy()
-            if edit.saved is None and (job.full or session is not None):       # nobody asked for the opening shot
+            if edit.saved is None and (job.render or session is not None):       # nobody asked for the opening shot
                 self.archive.keep(clip)
         with self._changed:
-            if job.full:
+            if job.render:
                 if self._renders.get(job.page) is job:
                     del self._renders[job.page]
                     self._rendered_by(job.page, edit, clip)
+            elif edit.place is not None:
+                self._send_finished(session, edit, clip)
             elif session is not None:
                 if edit.saved is None:
                     session.patience.measured(first_picture_s or now - started, now - started)
@@ -406,7 +467,8 @@ class Desk:
                     self._send_finished(session, edit, clip)
 
     def _show_known(self, session: Session, edit: Edit, clip: Clip) -> None:
-        session.shown_generation = edit.generation
+        if edit.place is None:
+            session.shown_generation = edit.generation
         self._send_finished(session, edit, clip, remembered=True)
 
     def _rendered_by(self, page: str, edit: Edit, outcome: Clip | str) -> None:
@@ -431,12 +493,12 @@ class Desk:
             "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed, "id": clip.id,
             "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s},
             "recipe": clip.result.recipe, "notes": list(clip.result.notes), "remembered": remembered, "file_name": clip.file_name,
-        }, FULL if edit.mode == "full" else TURBO, clip.jpegs)
+        }, {"a": PICKED_A, "b": PICKED_B}.get(edit.place, FULL if edit.mode == "full" else TURBO), clip.jpegs)
 
     def _failed(self, job: Job, message: str) -> None:
         edit, session = job.edit, job.session
         with self._changed:
-            if job.full:
+            if job.render:
                 if self._renders.get(job.page) is job:
                     del self._renders[job.page]
                     self._rendered_by(job.page, edit, message)
@@ -445,11 +507,11 @@ class Desk:
             else:
                 if session.wanted is edit:
                     session.wanted = None       # the same words again are a new try
-                session.post({"type": "error", "generation": edit.generation, "mode": edit.mode, "message": message})
+                session.post({"type": "error", "generation": edit.generation, "mode": edit.place or edit.mode, "message": message})
 
     def _report(self, job: Job) -> dict | None:
         """Tell the page what the model makes of the words of a live edit. Returns: that, JSON-ready."""
-        if job.full:
+        if job.edit.mode == "full" or job.edit.place is not None:
             return None
         found = self._engine.check_prompt(job.edit.words)
         report = {
@@ -469,6 +531,11 @@ class Desk:
             self.state, self.message, self.about = state, message, about
             for session in self._sessions:
                 session.post(self._engine_message())
+
+    def _engine_turned(self, state: str, line: str) -> None:
+        """From a thread of the engine's: what it does while it loads, and when it is lost later on and started again."""
+        if state != "ready" or self.about:          # the first time the worker says so, when it knows what runs
+            self._turn(state, line, {} if state == "failed" else self.about)
 
     def _engine_message(self) -> dict:
         return {"type": "engine", "state": self.state, "message": self.message, "about": self.about}

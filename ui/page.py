@@ -9,6 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
+from fastapi.responses import PlainTextResponse
+from gradio.route_utils import FnIndexInferError
+
+from .api import Api, add_end_points
 
 VIEWER = Path(__file__).parent / "viewer"
 
@@ -21,7 +25,7 @@ HEAD = """
 """
 
 
-def build_page() -> gr.Blocks:
+def build_page(api: Api) -> gr.Blocks:
     template = (VIEWER / "desk.html").read_text(encoding="utf-8")
     if "${" in template or "{{" in template:
         raise ValueError("desk.html: expected plain HTML, found an interpolation; text goes in by textContent")
@@ -32,12 +36,15 @@ def build_page() -> gr.Blocks:
             apply_default_css=False,
             elem_id="rushes",
         )
+    add_end_points(page, api)
     return page
 
 
-def mount_page(app, port: int):
-    """Put the page at "/" of a FastAPI app that already has our own routes."""
-    return gr.mount_gradio_app(
-        app, build_page(), path="/", server_name="127.0.0.1", server_port=port, run_history=False, footer_links=[],
-        ssr_mode=False, enable_monitoring=False, max_file_size="1kb", allowed_paths=[], head=HEAD,
+def mount_page(app, port: int, api: Api):
+    """Put the page and the end points at "/" of a FastAPI app that already has our own routes."""
+    app = gr.mount_gradio_app(
+        app, build_page(api), path="/", server_name="127.0.0.1", server_port=port, run_history=False, footer_links=[],
+        ssr_mode=False, enable_monitoring=False, max_file_size="1kb", allowed_paths=[], show_error=False, mcp_server=False, head=HEAD,
     )
+    app.routes[-1].app.add_exception_handler(FnIndexInferError, lambda *_: PlainTextResponse("No end point has this name.", 404))
+    return app

@@ -24,7 +24,7 @@ class Scores:
     def of(self, a: Clip, b: Clip) -> dict:
         """{"psnr_db": [T], "ssim": [T], "fps"}; psnr_db is None where the frames are equal. Both are the same either way round.
 
-        Raises: ValueError, in plain words, if the clips have not the same size, length and rate.
+        T ticks of the faster clip's clock, as long as the longer one. Raises: ValueError, in plain words, for two shapes of picture.
         """
         pair = tuple(sorted((a.id, b.id)))
         with self._lock:
@@ -37,18 +37,10 @@ class Scores:
 
 
 def score(a: Clip, b: Clip) -> dict:
-    if (a.result.frames.shape, a.result.fps) != (b.result.frames.shape, b.result.fps):
-        raise ValueError(f"These two clips cannot be measured against each other: one is {_size(a)}, the other {_size(b)}. "
-                         "Render both at the same size, length and rate.")
-    from turbo_engine.compare import psnr, ssim
-    frames = a.result.frames, b.result.frames
+    from turbo_engine.compare import aligned, psnr, ssim
+    *frames, fps = aligned(a.result.frames, b.result.frames, a.result.fps, b.result.fps)
     return {
         "psnr_db": [round(db, 2) if math.isfinite(db) else None for db in psnr(*frames).tolist()],
         "ssim": [round(share, 4) for share in ssim(*frames).tolist()],
-        "fps": a.result.fps,
+        "fps": fps,
     }
-
-
-def _size(clip: Clip) -> str:
-    frames, height, width, _ = clip.result.frames.shape
-    return f"{width} x {height}, {frames} frames at {clip.result.fps} fps"

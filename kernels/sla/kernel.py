@@ -3,13 +3,12 @@
 One program owns one query block (or, for dk and dv, one key block) of one head and visits the blocks its lut names.
 Lengths and the number of kept blocks are run-time values: only head_dim, the two block sizes and the dtype make a new binary.
 
-An 8-bit variant changes how tiles are loaded and how `_logits` multiplies them; the walk over the lut, the online softmax and the
-linear branch stay as they are (README.md, "Room for 8 bits").
+The 8-bit walk is kernels/sage/sparse.py.
 """
 import triton
 import triton.language as tl
 
-from kernels.tuning import autotune_configs
+from kernels.tuning import autotune_configs, first_or_all
 
 LOG2E = tl.constexpr(1.4426950408889634)
 _RUN_TIME = ["heads", "length", "topk", "num_blocks"]      # never specialised on a value: any length, one binary
@@ -26,7 +25,7 @@ def load_rows(x, batch, head, start, length, stride_b, stride_h, stride_l, ROWS:
         tile = x.load([batch, head, start, 0]).reshape(ROWS, HEAD_DIM)
     else:
         rows = tl.arange(0, ROWS)
-        base = x + batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h + start.to(tl.int64) * stride_l
+        base = x + batch.to(tl.int64) * stride_b + head.to(tl.int64) * stride_h + tl.cast(start, tl.int64) * stride_l
         offsets = rows[:, None] * stride_l + tl.arange(0, HEAD_DIM)[None, :]
         if RAGGED:
             tile = tl.load(base + offsets, mask=(start + rows < length)[:, None], other=0.0)
@@ -59,12 +58,10 @@ def _logits(q, k):
 
 
 @triton.jit
-def _visit(top, total, acc, q, k, v, batch, head, block, length, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
-           logit_scale, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr, RAGGED: tl.constexpr):
+def _visit(top, total, acc, logits, v, batch, head, block, length, stride_vb, stride_vh, stride_vl, logit_scale,
+           HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr, RAGGED: tl.constexpr):
     """One key block of the online softmax. top, total [M]: running maximum (base 2) and sum; acc [M, D]: unnormalised output."""
     start = block * BLOCK_N
-    k_tile = load_rows(k, batch, head, start, length, stride_kb, stride_kh, stride_kl, BLOCK_N, HEAD_DIM, TMA, RAGGED)
-    logits = _logits(q, k_tile)
     if RAGGED:
         logits = tl.where((start + tl.arange(0, BLOCK_N) < length)[None, :], logits, float("-inf"))
     new_top = tl.maximum(top, tl.max(logits, 1) * logit_scale)
@@ -76,16 +73,22 @@ def _visit(top, total, acc, q, k, v, batch, head, block, length, stride_kb, stri
     return new_top, total, acc
 
 
-@triton.autotune(autotune_configs(num_warps=(4, 8), num_stages=(2, 3, 4)), key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"])
+_CONFIGS = first_or_all(autotune_configs(AHEAD=(False,), num_warps=(4, 8), num_stages=(2, 3, 4))
+                        + autotune_configs(AHEAD=(True,), num_warps=(4, 8), num_stages=(2, 3)))
+
+
+@triton.autotune(_CONFIGS, key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"])
 @triton.jit(do_not_specialize=_RUN_TIME)
 def forward_kernel(q, k, v, o, lse, lut, values, z, bias,
                    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
                    stride_ob, stride_oh, stride_ol, heads, length, topk, logit_scale, linear_eps,
-                   HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINEAR: tl.constexpr, TMA: tl.constexpr):
+                   HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LINEAR: tl.constexpr, TMA: tl.constexpr,
+                   AHEAD: tl.constexpr):
     """o and lse of one query block; grid (Mq, B * H), query blocks of a head side by side so that its keys stay in L2.
 
     lut [B, H, Mq, topk] ascending: only its last entry can be the ragged key block. With LINEAR, values [B * H, D, D], z [B * H, D]
-    and bias [D] from linear.py are added in place of a second pass; without it they are not read.
+    and bias [D] from linear.py are added in place of a second pass; without it they are not read. AHEAD: the matrix unit multiplies the
+    next block's keys while this block's weights are computed.
     """
     pair = tl.program_id(1)
     batch, head = pair // heads, pair % heads
@@ -98,15 +101,30 @@ def forward_kernel(q, k, v, o, lse, lut, values, z, bias,
 
     last = tl.load(lut + topk - 1)
     whole = topk - ((last + 1) * BLOCK_N > length).to(tl.int32)
-    block = tl.load(lut)
+    block, after = tl.load(lut), tl.load(lut + tl.minimum(1, topk - 1))
+    if AHEAD:
+        k_tile = load_rows(k, batch, head, block * BLOCK_N, length, stride_kb, stride_kh, stride_kl, BLOCK_N, HEAD_DIM, TMA, True)
+        logits = _logits(q_tile, k_tile)
     for i in range(0, whole):
-        ahead = tl.load(lut + tl.minimum(i + 1, topk - 1))      # an iteration early: its latency hides behind the products
-        top, total, acc = _visit(top, total, acc, q_tile, k, v, batch, head, block, length, stride_kb, stride_kh, stride_kl,
-                                 stride_vb, stride_vh, stride_vl, logit_scale, HEAD_DIM, BLOCK_N, TMA, False)
-        block = ahead
+        # a visit early, so that their latency hides behind the products; each its own load: one handed on twice stops the pipelining
+        next_block, beyond = tl.load(lut + tl.minimum(i + 1, topk - 1)), tl.load(lut + tl.minimum(i + 2, topk - 1))
+        key_block = after if AHEAD else block
+        k_tile = load_rows(k, batch, head, key_block * BLOCK_N, length, stride_kb, stride_kh, stride_kl, BLOCK_N, HEAD_DIM, TMA, AHEAD)
+        if AHEAD:
+            ahead = _logits(q_tile, k_tile)
+        else:
+            logits = _logits(q_tile, k_tile)
+        top, total, acc = _visit(top, total, acc, logits, v, batch, head, block, length, stride_vb, stride_vh, stride_vl, logit_scale,
+                                 HEAD_DIM, BLOCK_N, TMA, False)
+        if AHEAD:
+            logits = ahead
+        block, after = next_block, beyond
     if whole < topk:
-        top, total, acc = _visit(top, total, acc, q_tile, k, v, batch, head, last, length, stride_kb, stride_kh, stride_kl,
-                                 stride_vb, stride_vh, stride_vl, logit_scale, HEAD_DIM, BLOCK_N, TMA, True)
+        if not AHEAD:
+            k_tile = load_rows(k, batch, head, last * BLOCK_N, length, stride_kb, stride_kh, stride_kl, BLOCK_N, HEAD_DIM, TMA, True)
+            logits = _logits(q_tile, k_tile)
+        top, total, acc = _visit(top, total, acc, logits, v, batch, head, last, length, stride_vb, stride_vh, stride_vl, logit_scale,
+                                 HEAD_DIM, BLOCK_N, TMA, True)
     acc = acc / total[:, None]
     rows = start_m + tl.arange(0, BLOCK_M)
     tl.store(lse + pair.to(tl.int64) * length + rows, (top + tl.log2(total)) / LOG2E, mask=rows < length)

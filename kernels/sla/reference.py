@@ -75,3 +75,13 @@ def sparse_linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, proj_weig
     """The sparse branch plus the projected linear one, for the blocks of lut."""
     sparse, _ = block_sparse_attention_reference(widen(q), widen(k), widen(v), lut, block_q, block_k)
     return (sparse + F.linear(linear_attention_reference(q, k, v), widen(proj_weight), widen(proj_bias))).to(q.dtype)
+
+
+def sage_sparse_linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor, lut: Tensor,
+                                           block_q: int, block_k: int, qk: str, pv: str) -> Tensor:
+    """The same with the sparse branch rounded as `kernels.sage` rounds: keys smoothed by the mean over all tokens, kept or not."""
+    from kernels.sage.reference import sage_attention_reference
+
+    mask = token_mask_from_lut(lut, q.shape[2], k.shape[2], block_q, block_k)
+    sparse = sage_attention_reference(q.float(), k.float(), v if pv == "16" else v.float(), qk, pv, mask)
+    return (sparse + F.linear(linear_attention_reference(q, k, v).float(), proj_weight.float(), proj_bias.float())).to(q.dtype)

@@ -87,7 +87,7 @@ def real_app(tmp_path_factory):
     app = App("app.py", "--preset", preset, "--port", "0", "--no-browser", "--data-dir", str(tmp_path_factory.mktemp("data")))
     yield app
     assert app.stop() == 0, "".join(app.lines)
-    assert len(app.lines) == 1, "expected one line with the address, got:\n" + "".join(app.lines)
+    assert len(app.lines) == 2, "expected the address and the token's place, got:\n" + "".join(app.lines)
 
 
 @pytest.fixture(params=["fake", "real"])

@@ -13,6 +13,12 @@ class DeskPage:
         self.settle()
         return self
 
+    def open_bare(self) -> "DeskPage":
+        """A page of this origin without the desk, quick to open, for the modules by themselves."""
+        self.page.request.get(self.url)                 # the browser is let in
+        self.page.goto(f"{self.url}rt/viewer/desk.html")
+        return self
+
     @property
     def prompt(self):
         return self.page.locator(".prompt")

@@ -28,8 +28,8 @@ class Touchy(FakeEngine):
 def main() -> int:
     preset = load_preset("pocket")
 
-    def make_engine():
-        return Touchy(preset, text_s=0.01, step_s=0.04, decode_s=0.04).load()
+    def make_engine(data_dir):
+        return Touchy(preset, text_s=0.01, step_s=0.04, decode_s=0.04)
 
     return app.serve(make_engine, preset, port=int(sys.argv[1]), data_dir=Path(sys.argv[2]), open_browser=False)
 

@@ -20,6 +20,8 @@ COMPARE = f"""const pixels = {PIXELS}, TURBO = '.side-turbo .picture', FULL = '.
             if (column >= from && column < to) most = Math.max(most, Math.abs(a[i] - b[i]));
         }} return most; }};"""
 
+TURBO_NAME, FULL_NAME = (f".pair-name[data-side={side}]" for side in ("turbo", "full"))
+
 
 class PairPage(DeskPage):
     """A desk with both clips on it, standing at a frame."""
@@ -91,10 +93,10 @@ def test_a_wipe_is_turbo_left_of_the_seam_and_full_right_of_it(pair):
     left_and_right = """const p = pixels(PAIR), [l, r] = [pixels(LEFT), pixels(RIGHT)];
         return [apart(p, l, 0, 128), apart(p, r, 128), apart(p, r, 0, 128) > 60, apart(p, l, 128) > 60];"""
     assert pair.look(left_and_right.replace("LEFT", "TURBO").replace("RIGHT", "FULL")) == [0, 0, True, True]
-    assert pair.box(".pair-turbo")["x"] < pair.box(".seam")["x"] < pair.box(".pair-full")["x"]
+    assert pair.box(TURBO_NAME)["x"] < pair.box(".seam")["x"] < pair.box(FULL_NAME)["x"]
     pair.press("s")
     assert pair.look(left_and_right.replace("LEFT", "FULL").replace("RIGHT", "TURBO")) == [0, 0, True, True]
-    assert pair.box(".pair-turbo")["x"] > pair.box(".seam")["x"] > pair.box(".pair-full")["x"]
+    assert pair.box(TURBO_NAME)["x"] > pair.box(".seam")["x"] > pair.box(FULL_NAME)["x"]
     assert pair.box(".side-full .side-name")["x"] < pair.box(".side-turbo .side-name")["x"]
 
 
@@ -139,10 +141,10 @@ def test_the_seam_is_a_slider_for_the_keyboard(pair):
 def test_flip_shows_one_or_the_other_in_the_same_place(pair):
     shows = "const p = pixels(PAIR); return apart(p, pixels(TURBO)) === 0 ? 'turbo' : apart(p, pixels(FULL)) === 0 ? 'full' : 'neither';"
     pair.press("x")
-    assert pair.look(shows) == "turbo" and pair.page.locator(".pair-turbo").evaluate("e => getComputedStyle(e).opacity") == "1"
+    assert pair.look(shows) == "turbo" and pair.page.locator(TURBO_NAME).evaluate("e => getComputedStyle(e).opacity") == "1"
     place = pair.box(".pair-picture")
     pair.press("x")
-    assert pair.look(shows) == "full" and pair.page.locator(".pair-turbo").evaluate("e => getComputedStyle(e).opacity") == "0"
+    assert pair.look(shows) == "full" and pair.page.locator(TURBO_NAME).evaluate("e => getComputedStyle(e).opacity") == "0"
     assert pair.box(".pair-picture") == place
     pair.press("x")
     assert pair.look(shows) == "turbo"
@@ -354,8 +356,7 @@ def test_every_view_fits_on_one_screen(page, fake_app, width, height):
 
 def test_a_draw_takes_no_time_to_speak_of(page, fake_app):
     """4 ms of a 16 ms frame, on two cores without a GPU; a read-back makes each draw really happen."""
-    page.goto(f"{fake_app.url}rt/viewer/desk.html")
-    took = DeskPage(page, fake_app.url).module("blend", """
+    took = DeskPage(page, fake_app.url).open_bare().module("blend", """
         const noisy = async () => { const image = new ImageData(256, 256); for (let i = 0; i < image.data.length; i += 1) image.data[i] = Math.random() * 256;
             return createImageBitmap(image); };
         const a = await noisy(), b = await noisy(), context = new OffscreenCanvas(256, 256).getContext('2d', { alpha: false, willReadFrequently: true });
@@ -369,8 +370,7 @@ def test_a_draw_takes_no_time_to_speak_of(page, fake_app):
 
 
 def test_clips_of_other_rates_and_lengths_meet_by_time(page, fake_app):
-    page.goto(f"{fake_app.url}rt/viewer/desk.html")
-    desk = DeskPage(page, fake_app.url)
+    desk = DeskPage(page, fake_app.url).open_bare()
     assert desk.module("clip", """
         const slow = new m.Clip({ generation: 1, kind: 2, total: 9, fps: 8 }), short = new m.Clip({ generation: 1, kind: 2, total: 5, fps: 16 });
         return [[0, 1, 2, 3, 16, 17, 32].map((i) => slow.ownIndex(i, 16)), [0, 4, 5, 32].map((i) => short.ownIndex(i, 16))];

@@ -41,6 +41,35 @@ def test_j_k_l_and_loop_by_hand(desk):
     page.wait_for_function("document.querySelector('.desk').dataset.index === '0' && document.querySelector('.play').dataset.playing === 'false'")
 
 
+def test_a_trimmed_part_plays_round_and_round_until_it_is_cleared(desk):
+    page = desk.page
+    page.keyboard.press("Home")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("[")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("]")
+    clear = page.get_by_role("button", name="Trimmed to frames 6 to 10: play all again")
+    assert clear.text_content() == "6–10×"
+    page.keyboard.press("End")                                          # what is outside can be looked at
+    assert desk.data("index") == "32"
+    page.keyboard.press(" ")
+    seen = page.evaluate("""async () => { const seen = new Set(), until = performance.now() + 1500;
+        while (performance.now() < until) { await new Promise(requestAnimationFrame); seen.add(Number(document.querySelector('.desk').dataset.index)); }
+        seen.delete(32); return [...seen].sort((a, b) => a - b); }""")
+    assert seen == [5, 6, 7, 8, 9]
+    clear.click()
+    assert not page.locator(".untrim").is_visible()
+    page.wait_for_function("Number(document.querySelector('.desk').dataset.index) > 20")
+    page.keyboard.press("k")
+    page.locator(".scrub").focus()                                      # from the slider too
+    page.keyboard.press("End")
+    page.keyboard.press("[")
+    assert page.locator(".untrim").text_content() == "33–33×"
+    page.keyboard.press("\\")
+    assert not page.locator(".untrim").is_visible()
+
+
 def test_live_can_be_paused_and_the_last_words_come_when_it_goes_on(desk):
     page = desk.page
     page.keyboard.press("p")
@@ -59,6 +88,7 @@ def test_the_sheet_of_keys_opens_and_closes(desk):
     page = desk.page
     page.keyboard.press("?")
     page.get_by_role("heading", name="Keys").wait_for()
+    assert all(key.strip() for key in page.locator(".keys kbd").all_inner_texts())     # the shell's template eats a backslash
     page.keyboard.press("Escape")
     assert not page.locator(".keys").is_visible()
     page.locator(".keys-open").click()

@@ -24,7 +24,7 @@ def test_export_then_drop_restores_the_shot(page, fake_app, tmp_path):
     page.keyboard.press("e")
     page.get_by_role("heading", name="Export").wait_for()
     page.get_by_text("About ").wait_for()
-    assert page.locator("[name=export-what][value=full]").is_disabled()
+    assert page.locator("[name=export-what][value=second]").is_disabled()
     page.get_by_label("Kind of file").select_option("mp4")
     page.get_by_label("Size", exact=True).select_option("2")
     page.get_by_label("Last frame").fill("17")
@@ -65,7 +65,7 @@ def test_a_pair_is_exported_side_by_side_and_trim_keys_set_the_part(page, fake_a
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("[")
-    page.get_by_text("Export begins at frame 4.").wait_for()
+    assert page.locator(".untrim").text_content() == "4–33×"
     page.locator(".export-open").click()
     page.locator(".export").get_by_text("Side by side").click()
     assert page.get_by_label("First frame").input_value() == "4"

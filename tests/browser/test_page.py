@@ -235,10 +235,16 @@ def test_the_running_app_refuses_strangers(fake_app):
     """The guard stands before the real server too; tests/test_guard.py has the whole matrix."""
     address = fake_app.url.removeprefix("http://").strip("/")
     socket = f"ws://{address}/rt/ws"
-    with connect(socket, origin=f"http://{address}") as ours:
+    line = HTTPConnection(address)
+    line.request("GET", "/")
+    cookie = {"Cookie": line.getresponse().headers["set-cookie"].partition(";")[0]}
+    line.close()
+    with connect(socket, origin=f"http://{address}", additional_headers=cookie) as ours:
         assert '"hello"' in ours.recv()
     with pytest.raises(InvalidStatus, match="403"):
-        connect(socket, origin="http://evil.example")
+        connect(socket, origin="http://evil.example", additional_headers=cookie)
+    with pytest.raises(InvalidStatus, match="401"):
+        connect(socket)
     for headers, status in (({}, 200), ({"Host": "evil.example"}, 403), ({"Origin": "null"}, 403)):
         line = HTTPConnection(address)
         line.request("GET", "/", headers=headers)

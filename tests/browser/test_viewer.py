@@ -2,13 +2,14 @@
 
 import pytest
 
+from turbo_engine.resample import by_time, count_at
+
 from .desk import DeskPage
 
 
 @pytest.fixture
 def desk(page, fake_app) -> DeskPage:
-    page.goto(f"{fake_app.url}rt/viewer/desk.html")     # any page of this origin will do; this one is quick
-    return DeskPage(page, fake_app.url)
+    return DeskPage(page, fake_app.url).open_bare()
 
 
 def test_clock(desk):
@@ -24,13 +25,49 @@ def test_clock(desk):
     """) == [0, 0, 1, 0, 8, 8, 32, 8, 0, 7]
 
 
+def test_a_trimmed_clock_plays_only_its_part(desk):
+    assert desk.module("clock", """
+        const c = new m.Clock({ fps: 10, total: 20 }), seen = [];
+        c.trimTo(5, 8, 0); seen.push(c.index(0));                       // standing still, it may be looked at from outside
+        c.play(0); seen.push([0, 100, 300, 400, 1000].map((now) => c.index(now)));
+        c.pause(100); c.seek(15, 100); c.play(200); seen.push(c.index(200));
+        c.shuttle(-1, 200); seen.push([200, 300, 500].map((now) => c.index(now)));
+        c.pause(200); c.loops = false; c.seek(5, 0); c.play(0); seen.push(c.index(900)); c.rest(900); seen.push(c.playing); c.play(1000); seen.push(c.index(1000));
+        c.trimTo(0, 19, 1000); seen.push(c.trim);                       // all of it is no trim
+        c.trimTo(4, Infinity, 1000); seen.push(c.trim);
+        c.fit({ fps: 20, total: 40 }, 1000); seen.push(c.trim, c.index(1000));  // another rate: the same time
+        c.fit({ fps: 20, total: 6 }, 1000); seen.push(c.trim);          // nothing of it is left
+        return seen;
+    """) == [0, [5, 6, 8, 5, 7], 5, [5, 8, 6], 8, False, 5, None, {"from": 4, "to": 19}, {"from": 8, "to": 38}, 10, None]
+
+
+RATES = [(33, 16, 16), (17, 8, 16), (33, 16, 24), (7, 16, 24), (5, 16, 24), (81, 16, 25), (49, 12, 30), (1, 16, 60), (9, 24, 24)]
+
+
+def test_time_is_told_as_the_server_tells_it(desk):
+    """Length, rate -> ticks of another clock and the frame at each: what is measured and exported is what was on screen."""
+    expected = []
+    for total, fps, clock in RATES:
+        ticks = count_at(total, fps, clock)
+        expected.append([ticks, by_time(total, fps, clock, ticks + 3)])
+    assert desk.module("time", f"""return {[list(rate) for rate in RATES]}.map(([total, fps, clock]) => {{ const ticks = m.ticksOf(total, fps, clock);
+        return [ticks, Array.from({{ length: ticks + 3 }}, (_, tick) => Math.min(m.frameAt(tick, fps, clock), total - 1))]; }});""") == expected
+
+
+def test_the_clock_of_two_clips_and_the_part_of_one_on_it(desk):
+    assert desk.module("time", """
+        const slow = { total: 17, fps: 8 }, quick = { total: 33, fps: 16 }, clock = m.clockOf([slow, quick]);
+        return [clock, m.ticksFor(4, 5, slow, clock), m.ticksFor(0, 16, slow, clock), m.ticksFor(3, 32, quick, clock)];
+    """) == [{"fps": 16, "total": 34}, {"from": 8, "to": 11}, {"from": 0, "to": 33}, {"from": 3, "to": 33}]
+
+
 def test_wire(desk):
     assert desk.module("wire", """
         const bytes = new Uint8Array([0xff, 0, 0, 7, 3, 0, 32, 0, 33, 0xff, 0xd8]);
         const f = m.parseFrame(bytes.buffer);
         let short = ''; try { m.parseFrame(new ArrayBuffer(5)); } catch (e) { short = e.name; }
-        return [f.generation, f.kind, f.index, f.total, [...f.jpeg], short, [0, 1, 2, 3].map(m.sideOf), [0, 1, 2, 3].map(m.isRough)];
-    """) == [0xFF000007, 3, 32, 33, [0xFF, 0xD8], "RangeError", ["turbo", "turbo", "full", "full"], [True, False, False, True]]
+        return [f.generation, f.kind, f.index, f.total, [...f.jpeg], short, [0, 1, 2, 3, 4, 5].map(m.sideOf), [0, 1, 2, 3, 4, 5].map(m.isRough)];
+    """) == [0xFF000007, 3, 32, 33, [0xFF, 0xD8], "RangeError", ["turbo", "turbo", "full", "full", "a", "b"], [True, False, False, True, False, False]]
 
 
 def test_clip_takes_frames_in_any_order_and_gives_them_all_back(desk):

@@ -25,3 +25,21 @@ def right_machine(request):
             pytest.skip("needs a CUDA device, and no TRITON_INTERPRET=1")
     elif not INTERPRETED:
         pytest.skip("runs under the interpreter; set TRITON_INTERPRET=1")
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_is_nan(monkeypatch):
+    """What a kernel forgets to write shows up as NaN, or as -1."""
+    def spoiled(make):
+        def fresh(*args, **options):
+            x = make(*args, **options)
+            return x.fill_(float("nan") if x.is_floating_point() else -1)
+        return fresh
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, spoiled(getattr(torch, name)))
+
+
+def distance(x, truth):
+    """|x - truth| / |truth| in float64."""
+    return ((x.double() - truth.double()).norm() / truth.double().norm()).item()

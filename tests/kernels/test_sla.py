@@ -1,5 +1,5 @@
 """Sparse-linear attention against its torch meaning in float64: the laws, the edges, every dtype, the gradients."""
-from machine import right_machine  # noqa: F401, I001  (before anything that imports Triton)
+from machine import distance, fresh_memory_is_nan, right_machine  # noqa: F401, I001  (before anything that imports Triton)
 
 import pytest
 import torch
@@ -27,25 +27,8 @@ def draw(length, head_dim, dtype=torch.float32, device="cpu", heads=2, seed=0):
     return [x.to(device, dtype) for x in (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *rest)]
 
 
-def distance(x, truth):
-    return ((x.double() - truth).norm() / truth.norm()).item()
-
-
 def wide(tensors):
     return [x.double() for x in tensors]
-
-
-@pytest.fixture(autouse=True)
-def fresh_memory_is_nan(monkeypatch):
-    """What a kernel forgets to write shows up as NaN, or as block -1."""
-    def spoiled(make):
-        def fresh(*args, **options):
-            x = make(*args, **options)
-            return x.fill_(float("nan") if x.is_floating_point() else -1)
-        return fresh
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, spoiled(getattr(torch, name)))
 
 
 # --- the reference itself ------------------------------------------------------------------------------------------
@@ -163,6 +146,21 @@ def test_descriptor_loads_give_the_same_numbers():
         assert torch.equal(one, other)
 
 
+def test_multiplying_ahead_gives_the_same_numbers(monkeypatch):
+    """The next block's logits, begun while this one's weights are computed, are the same logits; ragged ends and single blocks too."""
+    import triton
+
+    for length, density in ((75, 0.7), (75, 0.1), (64, 1.0)):
+        q, k, v, *_ = draw(length, 64)
+        lut = kernels.block_mask_topk(q, k, density=density, block_q=16, block_k=16)
+        plain = launch._forward(q, k, v, lut, 16, 16)
+        with monkeypatch.context() as patch:
+            patch.setattr(launch.forward_kernel, "configs", [triton.Config({"AHEAD": True})])
+            for tma in (False, True):
+                for one, other in zip(launch._forward(q, k, v, lut, 16, 16, tma=tma), plain):
+                    assert torch.equal(one, other)
+
+
 def test_any_strides():
     """Heads cut from one fused projection, channels in steps of two, and a plain contiguous copy: one answer."""
     args = draw(40, 32)
@@ -202,6 +200,41 @@ def test_gradients_of_the_sparse_branch_alone():
     for one, other in zip(ours, torch.autograd.grad(o.sum(), (q, k, v))):
         torch.testing.assert_close(one, other)
     assert not ours[1][:, :, 16:32].any() and not ours[2][:, :, 16:32].any()
+
+
+# --- 8 bits ------------------------------------------------------------------------------------------------------------
+
+SAGE = [("int8", "fp8"), ("fp8", "fp8"), ("int8", "16")]
+
+
+@pytest.mark.parametrize("qk, pv", SAGE)
+@pytest.mark.parametrize("length, head_dim, block_q, block_k, tma", [
+    (1, 64, 64, 64, False), (300, 64, 64, 128, True), (200, 128, 128, 64, True), (200, 128, 128, 64, False),
+])
+def test_sparse_branch_in_8_bits(length, head_dim, block_q, block_k, tma, qk, pv):
+    """The kernel against the reference's same roundings, by pointer and by descriptor; ragged blocks kept or not."""
+    args = draw(length, head_dim, heads=1)
+    options = dict(density=0.7, block_q=block_q, block_k=block_k, qk=qk, pv=pv)
+    truth = kernels.sparse_linear_attention(*args, **options, backend="torch")
+    assert distance(launch.sage_sparse_linear_attention(*args, *options.values(), tma=tma), truth) <= 2e-3
+    plain = kernels.sparse_linear_attention(*wide(args), **{**options, "qk": None})
+    assert distance(truth, plain) <= (4.5e-2 if qk == "int8" else 6e-2)
+
+
+def test_8_bits_keep_the_selection_and_the_linear_branch():
+    """With values of zero only the bias is left, exactly; selection by means that the rounding pass takes is the op's own."""
+    q, k, v, weight, bias = draw(200, 64)
+    options = dict(density=0.4, block_q=64, block_k=64, backend="triton")
+    o = kernels.sparse_linear_attention(q, k, v * 0, weight, bias, **options, qk="int8")
+    torch.testing.assert_close(o, bias.expand_as(o))
+    from kernels.sage.launch import quantize_queries
+
+    torch.testing.assert_close(quantize_queries(q, "int8", 64)[2], reference.block_means(q, 64))
+
+
+def test_8_bits_refuse_small_blocks():
+    with pytest.raises(ValueError, match="block_q: expected 64 or 128 with qk='int8' for backend 'triton', got 16; try qk=None"):
+        kernels.sparse_linear_attention(*draw(32, 16), density=0.5, block_q=16, block_k=16, qk="int8", backend="triton")
 
 
 # --- the edge --------------------------------------------------------------------------------------------------------
@@ -295,3 +328,18 @@ def test_a_new_length_compiles_nothing():
         kernels.sparse_linear_attention(*args, density=0.3, block_q=64, block_k=64)
         binaries.append(sum(len(cache[0]) for cache in kernel.forward_kernel.fn.device_caches.values()))
     assert len(set(binaries)) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("qk, pv", SAGE)
+@pytest.mark.parametrize("block_q, block_k", [(64, 128), (128, 64)])
+def test_sparse_branch_in_8_bits_on_the_gpu(block_q, block_k, qk, pv):
+    if "fp8" in (qk, pv) and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no fp8")
+    for length in (1000, 1):
+        args = draw(length, 128, torch.bfloat16, "cuda")
+        options = dict(density=0.3, block_q=block_q, block_k=block_k, qk=qk, pv=pv)
+        o = kernels.sparse_linear_attention(*args, **options)
+        assert distance(o, kernels.sparse_linear_attention(*args, **options, backend="torch")) <= 4e-3     # the linear branch is bfloat16's
+        plain = kernels.sparse_linear_attention(*wide(args), **{**options, "qk": None}, backend="torch")
+        assert distance(o, plain) <= (4.5e-2 if qk == "int8" else 6e-2)

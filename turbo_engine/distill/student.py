@@ -33,9 +33,9 @@ from turbo_engine.schedule import flow_times, rcm_times
 
 TEACHER_STEPS = 16           # UniPC; its clips differ from 50 steps' by 8 % RMS (4 steps: 27 %)
 REFRESH_EVERY = 4            # training steps
-SCORE_FROM = 0.3             # share of the run after which score distillation joins; the fake network starts a little sooner
-FAKE_FROM = 0.25
-SCORE_WEIGHT = 0.4
+SCORE_FROM = 0.15            # share of the run after which score distillation joins; the fake network starts a little sooner
+FAKE_FROM = 0.1
+SCORE_WEIGHT = 1.0
 HUBER = 0.03                 # of sqrt(mean square + c^2) - c, in latent standard deviations (Song & Dhariwal 2023, arXiv:2310.14189)
 MUON_LR, ADAM_LR = 1e-3, 4e-4
 FAKE_LR = 0.5                # of the student's rates

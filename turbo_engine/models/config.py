@@ -9,6 +9,8 @@ PREDICTIONS = ("velocity", "x0")
 class DiTConfig:
     """The numbers that make one diffusion transformer. Sizes in channels unless said otherwise.
 
+    in_channels: out_channels of the clip itself, and after them those of a condition where the model has one (Wan2.2 I2V: 16 of
+    the clip, 4 of a mask and 16 of an image's latent).
     prediction: what the last layer's output means, "velocity" (Wan) or "x0". A narrow network whose patches have nearly as
     many values as it has channels cannot carry their noise to its output, which a velocity needs, but can carry the clip
     (Li & He 2025, arXiv:2511.13720); callers get a velocity either way.
@@ -38,9 +40,16 @@ class DiTConfig:
         if self.dim % self.num_heads or self.head_dim % 2:
             raise ValueError(f"dim: expected an even multiple of num_heads = {self.num_heads}, got {self.dim}")
 
+        if self.in_channels < self.out_channels:
+            raise ValueError(f"in_channels: expected out_channels = {self.out_channels} or more, got {self.in_channels}")
+
     @property
     def head_dim(self) -> int:
         return self.dim // self.num_heads
+
+    @property
+    def condition_channels(self) -> int:
+        return self.in_channels - self.out_channels
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,58 @@ class VAEConfig:
         for fine, coarse in zip(self.encoder_widths, self.encoder_widths[1:]):
             if 8 * fine % coarse:
                 raise ValueError(f"encoder_widths: expected each to divide 8 times the one before, got {fine} then {coarse}")
+
+
+@dataclass(frozen=True)
+class WanVAEConfig:
+    """Wan2.1's autoencoder, 8x in space and 4x in time (Wan Team 2025, arXiv:2503.20314, section 4.1; 16, 96, (1, 2, 4, 4)).
+
+    width: channels at full size; multipliers: of it, from there to 1/8. latent_mean, latent_std: of the training data's
+    latents, by channel.
+    """
+
+    latent_channels: int
+    width: int
+    multipliers: tuple[int, int, int, int]
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+
+    spatial_stride = 8
+    temporal_stride = 4
+
+    def __post_init__(self):
+        for name in ("latent_mean", "latent_std"):
+            if len(getattr(self, name)) != self.latent_channels:
+                raise ValueError(f"{name}: expected {self.latent_channels} numbers, got {len(getattr(self, name))}")
+        if min(self.latent_std) <= 0:
+            raise ValueError(f"latent_std: expected positive numbers, got {min(self.latent_std)}")
+        if any(self.width * m % 2 for m in self.multipliers[1:]):
+            raise ValueError(f"width: expected an even width below full size, got {self.width} * {self.multipliers}")
+
+
+@dataclass(frozen=True)
+class TinyVAEConfig:
+    """taehv's decoder of another autoencoder's latents, 8x in space and 4x in time. widths: coarse to fine; 256, 128, 64, 64."""
+
+    latent_channels: int
+    widths: tuple[int, int, int, int]
+
+    spatial_stride = 8
+    temporal_stride = 4
+
+
+@dataclass(frozen=True)
+class UMT5Config:
+    """The encoder half of umT5 (Chung et al. 2023, arXiv:2304.09151); the numbers given are umT5-XXL's."""
+
+    vocab_size: int          # 256,384
+    dim: int                 # 4096
+    ffn_dim: int             # 10,240
+    num_layers: int          # 24
+    num_heads: int           # 64
+    head_dim: int            # 64
+    num_buckets: int         # 32, of relative positions
+    max_distance: int        # 128 tokens, beyond which positions share a bucket
 
 
 def latent_frames(num_frames: int) -> int:

@@ -2,7 +2,8 @@
 
 Parameter names, shapes and the order of operations are those of Wan 2.1 (Wan Team 2025, arXiv:2503.20314) with the linear
 patch embedding of TurboDiffusion's checkpoints, so that a released file loads key for key. The network predicts the
-rectified-flow velocity v = noise - x0 and is conditioned on timestep = 1000 t.
+rectified-flow velocity v = noise - x0 and is conditioned on timestep = 1000 t. The residual stream, norms, time and head
+are float32 at any weight dtype; the rest runs in the dtype of the patch embedding.
 """
 from collections.abc import Callable
 
@@ -27,6 +28,13 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def widen(x: Tensor) -> Tensor:
     """float32, or wider where x is wider already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class WideLinear(nn.Linear):
+    """nn.Linear in float32, whatever the dtype of its weights, as Wan runs its time embedding and its head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(widen(x), widen(self.weight), widen(self.bias))
 
 
 class RMSNorm(nn.Module):
@@ -81,6 +89,7 @@ class SelfAttention(nn.Module):
         self.num_heads = config.num_heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
+        self.attn_op: nn.Module | None = None      # an attention with weights of its own, in place of the one passed in
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)      # [B, L, C] -> [B, H, L, D]
@@ -88,7 +97,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
         q = rotate(self.heads(self.norm_q(self.q(x))), rope)
         k = rotate(self.heads(self.norm_k(self.k(x))), rope)
-        return self.o(attention(q, k, self.heads(self.v(x))).transpose(1, 2).flatten(2))
+        return self.o((self.attn_op or attention)(q, k, self.heads(self.v(x))).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(SelfAttention):
@@ -97,9 +106,9 @@ class CrossAttention(SelfAttention):
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         return self.heads(self.norm_k(self.k(text))), self.heads(self.v(text))
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         q = self.heads(self.norm_q(self.q(x)))
-        return self.o(attention(q, *context).transpose(1, 2).flatten(2))
+        return self.o(fused_attention(q, *context).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -117,10 +126,10 @@ class Block(nn.Module):
                 attention: Attention) -> Tensor:
         """x [B, L, C] float32 residual stream; modulation [B, 6, C] float32 of this step."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (widen(self.modulation) + modulation).chunk(6, 1)   # [B, 1, C]
-        dtype = self.norm3.weight.dtype
+        dtype = context[0].dtype               # norm weights may be float32 beside bf16 layers, as in released files
         h = (layer_norm(x, self.eps) * (1 + scale1) + shift1).to(dtype)
         x = x + gate1 * self.self_attn(h, rope, attention)
-        x = x + self.cross_attn(self.norm3(x).to(dtype), context, attention)
+        x = x + self.cross_attn(self.norm3(x).to(dtype), context)
         h = (layer_norm(x, self.eps) * (1 + scale2) + shift2).to(dtype)
         return x + gate2 * self.ffn(h)
 
@@ -130,12 +139,12 @@ class Head(nn.Module):
         super().__init__()
         t, h, w = config.patch_size
         self.eps = config.eps
-        self.head = nn.Linear(config.dim, t * h * w * config.out_channels)
+        self.head = WideLinear(config.dim, t * h * w * config.out_channels)
         self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        shift, scale = (widen(self.modulation) + widen(time)[:, None]).chunk(2, 1)
-        return self.head((layer_norm(x, self.eps) * (1 + scale) + shift).to(self.head.weight.dtype))
+        shift, scale = (widen(self.modulation) + time[:, None]).chunk(2, 1)
+        return self.head(layer_norm(x, self.eps) * (1 + scale) + shift)
 
 
 class DiT(nn.Module):
@@ -145,8 +154,8 @@ class DiT(nn.Module):
         dim, (t, h, w) = config.dim, config.patch_size
         self.patch_embedding = nn.Linear(t * h * w * config.in_channels, dim)
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
-        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_embedding = nn.Sequential(WideLinear(config.freq_dim, dim), nn.SiLU(), WideLinear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), WideLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self._rope: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -157,12 +166,12 @@ class DiT(nn.Module):
         return [block.cross_attn.keys_values(embedded) for block in self.blocks]
 
     def embed_time(self, timestep: Tensor) -> Tensor:
-        """Sinusoid, cosine half first, then the time MLP. timestep [B] in [0, 1000] -> [B, C]."""
+        """Sinusoid, cosine half first, then the time MLP. timestep [B] in [0, 1000] -> [B, C] float32."""
         half = self.config.freq_dim // 2
         freqs = self.config.time_max_freq * 10_000.0 ** (-torch.arange(half, device=timestep.device, dtype=torch.float64) / half)
         angle = timestep.double()[:, None] * freqs
-        wave = torch.cat((angle.cos(), angle.sin()), -1).to(self.patch_embedding.weight.dtype)
-        return self.time_embedding(wave)
+        wave = torch.cat((angle.cos(), angle.sin()), -1)
+        return self.time_embedding(wave.to(torch.promote_types(self.patch_embedding.weight.dtype, torch.float32)))
 
     def rope(self, grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         key = (*grid, device)
@@ -171,29 +180,39 @@ class DiT(nn.Module):
         return self._rope[key]
 
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor | TextContext,
-                attention: Attention = fused_attention) -> Tensor:
+                attention: Attention = fused_attention, *, condition: Tensor | None = None) -> Tensor:
         """Velocity at x_t.
 
         Args:
-            latent: x_t, [B, in_channels, T, H, W]; T, H, W divisible by patch_size.
+            latent: x_t, [B, out_channels, T, H, W]; T, H, W divisible by patch_size.
             timestep: 1000 t, [B].
             text: token states [B, S, text_dim], or `embed_text` of them (kept across steps).
-            attention: softmax attention on q, k, v [B, H, L, D], used for self- and cross-attention.
-        Returns: v = noise - x0, [B, out_channels, T, H, W] float32.
+            attention: softmax attention on q, k, v [B, H, L, D], used for self-attention; the text is always read densely.
+            condition: what the clip must hold to, [B, condition_channels, T, H, W] (`first_frame_condition`), where the
+                model has such channels.
+        Returns: v = noise - x0, [B, out_channels, T, H, W] float32. Raises: ValueError if the condition is missing or misfit.
         """
         dtype = self.patch_embedding.weight.dtype
         context = self.embed_text(text) if isinstance(text, Tensor) else text
-        tokens, grid = patchify(latent.to(dtype), self.config.patch_size)
+        tokens, grid = patchify(self._input(latent, condition).to(dtype), self.config.patch_size)
         time = self.embed_time(timestep)
-        modulation = widen(self.time_projection(time)).unflatten(-1, (6, -1))
+        modulation = self.time_projection(time).unflatten(-1, (6, -1))
         x, rope = widen(self.patch_embedding(tokens)), self.rope(grid, latent.device)
         for block, pair in zip(self.blocks, context):
             x = block(x, modulation, pair, rope, attention)
-        output = unpatchify(widen(self.head(x, time)), grid, self.config.patch_size)
+        output = unpatchify(self.head(x, time), grid, self.config.patch_size)
         if self.config.prediction == "velocity":
             return output
         t = (widen(timestep) / 1000).clamp(min=SMALLEST_TIME).view(-1, 1, 1, 1, 1)
         return (latent - output) / t
+
+    def _input(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        wanted = [len(latent), self.config.condition_channels, *latent.shape[2:]]
+        if wanted[1] == 0 and condition is None:
+            return latent
+        if condition is None or list(condition.shape) != wanted:
+            raise ValueError(f"condition: expected shape {wanted}, got {'none' if condition is None else list(condition.shape)}")
+        return torch.cat((latent, condition.to(latent)), 1)
 
     @torch.no_grad()
     def init_weights(self, gate: float = 0.4) -> "DiT":

@@ -1,5 +1,6 @@
 // A clip on its way to the screen: bitmaps by frame index, arriving in any order.
 
+import { frameAt } from "./time.js";
 import { isRough, sideOf } from "./wire.js";
 
 export class Clip {
@@ -29,11 +30,20 @@ export class Clip {
     this.arrived += 1;
   }
 
-  /** The clip's own frame for the clock's index. Another rate than the clock's: the frame of that time; past its end, its last.
+  /** What the clock needs to know of it. */
+  get pace() {
+    return { total: this.total, fps: this.header.fps };
+  }
+
+  /** Whether the clock has gone on past its end. */
+  isPast(index, fps) {
+    return !this.rough && frameAt(index, this.header.fps, fps) >= this.total;
+  }
+
+  /** The clip's own frame at the clock's index; past its end, its last.
    *  A rough clip holds only the first few frames, and swings to and fro in them. */
-  ownIndex(index, fps) {
-    const rate = fps ? this.header.fps / fps : 1;
-    if (!this.rough) return Math.min(Math.floor(index * rate + 1e-6), this.total - 1);
+  ownIndex(index, fps = this.header.fps) {
+    if (!this.rough) return Math.min(fps ? frameAt(index, this.header.fps, fps) : index, this.total - 1);
     if (index < this.total) return index;
     if (this.total === 1) return 0;
     const period = 2 * (this.total - 1);

@@ -11,6 +11,7 @@ import { Match } from "./match.js";
 import { Pair } from "./pair.js";
 import { Memory } from "./memory.js";
 import { Panel } from "./panel.js";
+import { labelOf, Picks, sidesOf } from "./picks.js";
 import { Player } from "./player.js";
 import { Socket } from "./socket.js";
 import { Transport } from "./transport.js";
@@ -18,6 +19,7 @@ import { parseFrame, sideOf } from "./wire.js";
 import { Zoom } from "./zoom.js";
 
 const ZOOM_STEP = 1.5;
+const PICKED = ["a", "b"], SIDES = ["turbo", "full", ...PICKED];      // from the history, and of this shot
 
 export function mount(root) {
   return new Desk(root.querySelector(".desk"));
@@ -36,37 +38,42 @@ class Desk {
     this.full = null;               // the last full clip; shown beside the turbo clip of the same words and seed
 
     this.facts = new Facts(desk);
-    this.panel = new Panel(desk, { onEdit: () => this.ask() });
+    this.panel = new Panel(desk, { onEdit: () => this.edited() });
     this.control = new FinalControl(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
-    this.export = new Export(desk, { sides: () => this.finished(), at: () => Number(this.desk.dataset.index ?? 0) });
     this.$(".export-open").addEventListener("click", () => this.export.open());
     this.paused = false;
     this.$(".pause-live").addEventListener("click", () => this.pauseLive());
     this.$(".keys-open").addEventListener("click", () => this.$(".keys").showModal());
     this.$(".keys-close").addEventListener("click", () => this.$(".keys").close());
     this.drop = new Drop(desk, (file) => this.restore(file));
-    this.history = new History(desk, { onOpen: (entry) => this.open(entry), onTrouble: (line) => this.facts.say(line, "error") });
+    this.memory = new Memory();
+    this.picks = new Picks(this.memory.picks, { ask: (...pick) => this.askPick(...pick), onChange: () => this.picked() });
+    this.history = new History(desk, {
+      onOpen: (entry) => this.open(entry), onPick: (entry, place) => this.picks.choose(place, entry), onTrouble: (line) => this.facts.say(line, "error"),
+    });
+    this.$(".unpick").addEventListener("click", () => this.unpick());
     this.zoom = new Zoom(this.$(".sides"), (scale) => this.zoomed(scale));
     this.pair = new Pair(desk, this.zoom);
     this.match = new Match(desk, { onJump: (frame) => this.player.seek(frame) });
     this.player = new Player(
-      { turbo: this.$(".side-turbo .picture"), full: this.$(".side-full .picture") },
+      Object.fromEntries(SIDES.map((side) => [side, this.$(`.side-${side} .picture`)])),
       {
         playing: !matchMedia("(prefers-reduced-motion: reduce)").matches,
         onSwap: (clip) => this.clipShown(clip),
         onWhole: (clip) => this.clipWhole(clip),
-        onTick: (...now) => this.ticked(...now),
-        onDraw: ({ turbo, full }) => this.pair.draw(turbo, full),
+        onTick: (now) => this.ticked(now),
+        onDraw: (bitmaps) => this.pair.draw(bitmaps),
       },
     );
+    this.player.show(["turbo"]);
+    this.export = new Export(desk, { sides: () => this.finished(), player: this.player });
     this.transport = new Transport(desk, this.player, {
       "Ctrl+Enter": () => this.renderFull(),
       "/": () => this.$(".prompt").focus(),
       e: () => this.export.open(),
       p: () => this.pauseLive(),
       "?": () => this.$(".keys").showModal(),
-      "[": () => this.trim("in"),
-      "]": () => this.trim("out"),
+      Escape: () => this.unpick(),
       r: () => this.panel.reroll(),
       g: () => this.panel.toggleLock(),
       b: () => this.pair.choose("side"),
@@ -81,7 +88,6 @@ class Desk {
       0: () => this.zoom.reset(),
     });
     this.$(".whole").addEventListener("click", () => this.zoom.reset());
-    this.memory = new Memory();
     addEventListener("pagehide", () => { if (this.hello) this.memory.shot = this.panel.state(); });
     this.socket = new Socket(`/rt/ws?page=${this.memory.page}`, {
       onText: (message) => this.handle(message),
@@ -91,6 +97,12 @@ class Desk {
   }
 
   // -- asking ---------------------------------------------------------------------------------------------------------
+
+  /** A person wants something else of this shot: they shall see it. */
+  edited() {
+    if (this.picks.both && !this.paused) this.picks.clear();
+    this.ask();
+  }
 
   /** Ask for what the controls say now. A lost connection asks again by itself when it is back. how: instead of making it, say. */
   ask(how = { op: "edit" }) {
@@ -111,6 +123,7 @@ class Desk {
 
   renderFull() {
     if (!this.control.enabled || this.final) return;
+    this.picks.drop("b");
     const { prompt, seed } = this.panel.wish(), num_steps = this.panel.fullSteps, negative_prompt = this.panel.negative;
     this.final = { generation: ++this.generation };
     if (!this.socket.send({ op: "final", generation: this.final.generation, prompt, seed, num_steps, negative_prompt })) {
@@ -135,6 +148,8 @@ class Desk {
   open(entry) {
     if (entry.mode === "full" && this.final) return this.facts.say("A full render is under way: cancel it first, or wait for it.");
     const { id, prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = entry;
+    if (mode === "full") this.picks.drop("b");
+    else if (this.picks.both) this.picks.clear();
     if (mode === "turbo") {
       this.panel.set({ prompt, seed, num_steps: steps, sampler });
       return this.ask({ op: "open", id });
@@ -148,16 +163,24 @@ class Desk {
     return this.layOut();
   }
 
-  /** The whole, finished clips on screen, as the server described them. */
+  /** The finished clips on screen, first and second: what they are called, and as the server described them. */
   finished() {
-    const turbo = this.shown && !this.shown.rough ? this.shown.header : undefined;
-    return { turbo, full: this.desk.dataset.pair === "true" ? this.full.header : undefined };
+    return this.sides.map((side) => ({ clip: this.clipOf(side), ...this.label(side) })).filter(({ clip }) => clip && !clip.rough)
+      .map(({ name, clip }) => ({ name, header: clip.header }));
   }
 
-  trim(end) {
-    const frame = Number(this.desk.dataset.index ?? 0);
-    this.export.trim(end, frame);
-    this.facts.say(`Export ${end === "in" ? "begins" : "ends"} at frame ${frame + 1}.`);
+  /** A clip of the history, for one place of the pair. Returns: the generation it will come as. */
+  askPick({ id }, place) {
+    const generation = ++this.generation;
+    this.socket?.send({ op: "pick", id, place, generation });
+    return generation;
+  }
+
+  /** Back to this shot, turbo and full. */
+  unpick() {
+    if (!this.picks.any) return;
+    if (document.activeElement === this.$(".unpick")) this.$(".play").focus();
+    this.picks.clear();
   }
 
   /** A file dropped on the page: its shot, if it is one of ours. */
@@ -167,7 +190,7 @@ class Desk {
       if (recipe.preset !== this.hello.preset) throw new Error(`This clip was made with the preset “${recipe.preset}”; this page runs “${this.hello.preset}”.`);
       const { prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = recipe;
       this.panel.set(mode === "full" ? { prompt, seed, full_steps: steps, negative_prompt } : { prompt, seed, num_steps: steps, sampler });
-      this.ask();
+      this.edited();
       if (mode === "full") this.facts.say("The shot of a full render is back; Ctrl + Enter renders it again.");
     } catch (error) {
       this.facts.say(error.message, "error");
@@ -198,7 +221,8 @@ class Desk {
       case "kept": return this.history.add(message.entry);
       case "trouble": return this.facts.say(message.message, "error");
       case "cancelled": return this.final?.generation === message.generation && this.finalEnded("Full render cancelled.");
-      case "error": return message.mode === "full" ? isFinal && this.finalEnded(message.message, "error") : this.failed(message);
+      case "error": if (PICKED.includes(message.mode)) return this.pickFailed(message);
+        return message.mode === "full" ? isFinal && this.finalEnded(message.message, "error") : this.failed(message);
       default: return undefined;      // "queued", "dropped": nothing to show for them
     }
   }
@@ -209,7 +233,14 @@ class Desk {
     if (first) this.panel.fill(hello);
     this.history.load();
     if (first && !this.panel.touched) this.panel.set(this.memory.shot ?? hello.opening);
+    this.picks.askAgain();
     this.ask();
+  }
+
+  pickFailed({ mode: place, generation, message }) {
+    if (!this.picks.wants(place, generation)) return;
+    this.picks.drop(place);
+    this.facts.say(message, "error");
   }
 
   /** After a reload or a lost connection: the full render this page asked for is under way, or done. */
@@ -251,7 +282,8 @@ class Desk {
   clipComes(header) {
     const side = sideOf(header.kind);
     if (side === "full" && this.final?.generation !== header.generation) return;
-    for (const key of this.incoming.keys()) if (key.startsWith(side)) this.incoming.delete(key);
+    if (PICKED.includes(side) && !this.picks.wants(side, header.generation)) return;
+    for (const key of this.incoming.keys()) if (key.startsWith(`${side}/`)) this.incoming.delete(key);
     const clip = new Clip(header);
     this.incoming.set(`${side}/${header.generation}/${header.kind}`, clip);
     this.player.offer(clip);
@@ -273,7 +305,6 @@ class Desk {
     const side = this.$(`.side-${clip.side}`);
     side.dataset.empty = "false";
     side.dataset.rough = clip.rough;
-    this.sideFacts(side, clip);
     if (clip.side === "turbo") {
       this.shown = clip;
       this.desk.dataset.shown = clip.generation;
@@ -283,6 +314,7 @@ class Desk {
       if (edit?.at !== undefined) edit.firstMs ??= performance.now() - edit.at;
       this.markStale();
     }
+    this.picks.shown(clip);
     this.layOut();
   }
 
@@ -301,16 +333,21 @@ class Desk {
     this.markStale();
   }
 
-  sideFacts(side, { rough, header }) {
-    const facts = side.querySelector(".side-facts"), save = side.querySelector(".save");
+  /** What stands under a side's picture. */
+  caption(name) {
+    const side = this.$(`.side-${name}`), facts = side.querySelector(".side-facts"), save = side.querySelector(".save"), clip = this.clipOf(name) ?? this.player.current(name);
+    const label = this.label(name), { rough, header } = clip ?? { rough: true };
+    side.querySelector(".side-name").textContent = label.name;
+    side.dataset.mode = label.mode;
     save.hidden = rough;
+    if (!header) return;
     if (rough) {
       facts.textContent = `step ${header.step} of ${header.num_steps}`;
       return;
     }
-    const { num_steps: steps, sampler } = header.recipe;
-    facts.textContent = `${steps} ${steps === 1 ? "step" : "steps"} · ${seconds(header.stage_s.total)}`;
-    facts.title = `${sampler}, seed ${header.seed}`;
+    const { num_steps: steps, sampler } = header.recipe, made = `${steps} ${steps === 1 ? "step" : "steps"} · ${seconds(header.stage_s.total)}`;
+    facts.textContent = label.words || made;
+    facts.title = label.words ? `${header.prompt}\n${made}, ${sampler}, seed ${header.seed}` : `${sampler}, seed ${header.seed}`;
     save.href = `/rt/clip/${header.id}.mp4`;
     save.setAttribute("aria-label", `Save the ${header.recipe.mode} clip as MP4`);
   }
@@ -333,13 +370,16 @@ class Desk {
     this.$(".side-turbo .thread i").style.transform = `scaleX(${share})`;
   }
 
-  ticked(index, total, playing) {
-    this.transport.show(index, total, playing);
+  ticked(now) {
+    const { index, playing, past } = now;
+    this.transport.show(now);
     this.match.at(index);
+    this.pair.past(past);
+    for (const side of SIDES) this.$(`.side-${side}`).dataset.past = past.includes(side);
     this.desk.dataset.index = index;
     if (this.shown && (index === 0 || !playing)) {          // the room takes a little of the picture's light, once a loop: it repaints the page
       const canvas = this.$(".ambient-canvas");
-      canvas.getContext("2d").drawImage(this.$(".side-turbo .picture"), 0, 0, canvas.width, canvas.height);
+      canvas.getContext("2d").drawImage(this.$(`.side-${this.sides[0]} .picture`), 0, 0, canvas.width, canvas.height);
     }
   }
 
@@ -364,23 +404,56 @@ class Desk {
     side.querySelector(".side-facts").textContent = "";
   }
 
-  /** One large picture, or two: a full render under way, or one of the very words and seed of the turbo clip. */
+  /** One large picture, or two: what was picked; a full render under way, or one of the very words and seed of the turbo clip. */
   layOut() {
+    const sides = this.sides, two = sides.length > 1, clips = sides.map((side) => this.clipOf(side));
+    for (const side of SIDES) {
+      const figure = this.$(`.side-${side}`), place = sides.indexOf(side);
+      figure.hidden = place < 0;
+      figure.dataset.place = place;
+      if (place >= 0) this.caption(side);
+    }
+    this.desk.dataset.two = two;
+    this.player.show(sides);
+    this.pair.enable(two && clips.every(Boolean) ? sides.map((side) => ({ side, ...this.label(side) })) : null);
+    this.$(".unpick").hidden = !this.picks.any;
+    this.desk.dataset.picked = sides.some((side) => PICKED.includes(side));
+    this.measure();
+    this.offerReturn(two ? null : this.full?.header);
+    this.history.mark(clips.filter((clip) => clip?.header.recipe).map(({ header }) => ({ ...header.recipe, prompt: header.prompt })), this.picks.entries);
+  }
+
+  /** Which sides are on screen, first and second. */
+  get sides() {
     const shown = this.shown?.header, full = this.full?.header;
     const fits = Boolean(shown && full && full.prompt === shown.prompt && full.seed === shown.seed);
-    const two = Boolean(this.final) || fits;
-    this.$(".side-full").hidden = !two;
-    this.desk.dataset.two = two;
-    this.pair.enable(fits && this.player.current("full") === this.full);
-    this.measure();
-    this.offerReturn(two ? null : full);
-    this.history.mark([shown, fits && full].filter((header) => header?.recipe).map((header) => ({ ...header.recipe, prompt: header.prompt })));
+    return sidesOf({ a: this.picks.clip("a"), b: this.picks.clip("b"), full: Boolean(this.final) || fits });
+  }
+
+  /** The clip of a side, where there is one to look at and compare. */
+  clipOf(side) {
+    if (side === "full") return this.player.current("full") === this.full ? this.full : null;
+    return side === "turbo" ? this.shown : this.picks.clip(side);
+  }
+
+  /** What a side is called and says of itself; with clips of two shots that is more. */
+  label(side) {
+    const sides = this.sides, picked = sides.some((name) => PICKED.includes(name)), mode = this.clipOf(side)?.header.mode ?? side;
+    return { mode, ...labelOf({ ...this.clipOf(side)?.header, mode }, picked ? "AB"[sides.indexOf(side)] : "") };
+  }
+
+  /** A or B of the pair is another clip, or none. */
+  picked() {
+    this.memory.picks = this.picks.entries;
+    for (const place of PICKED) if (!this.picks.entries[place]) this.player.clear(place);
+    this.layOut();
   }
 
   /** Numbers for the pair on screen, once both clips are whole: until then the cores have clips to decode. */
   measure() {
-    if (this.desk.dataset.pair === "true" && !this.shown.rough && this.shown.complete && this.full?.complete) {
-      this.match.measure(this.shown.header.id, this.full.header.id);
+    const clips = this.sides.map((side) => this.clipOf(side));
+    if (clips.length > 1 && clips.every((clip) => clip && !clip.rough && clip.complete)) {
+      this.match.measure(...clips.map(({ header }) => header.id), this.player.timed);
     } else {
       this.match.clear();
     }

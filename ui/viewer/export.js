@@ -2,17 +2,22 @@
 
 import { ask } from "./ask.js";
 import { element, optionsInto } from "./dom.js";
+import { clockOf, frameAt, ticksFor } from "./time.js";
 
 const LOOK_AGAIN_MS = 150;
 
 export class Export {
-  /** sides(): { turbo, full } headers of the finished clips on screen, either may be missing. at(): the frame on screen. */
-  constructor(root, { sides, at }) {
+  /** sides(): the finished clips on screen, first and second, [{ name, header }]. player: whose clock has the moment and the trim. */
+  constructor(root, { sides, player }) {
     this.dialog = root.querySelector(".export");
     this.$ = (selector) => this.dialog.querySelector(selector);
     this._sides = sides;
-    this._at = at;
-    this.dialog.addEventListener("change", () => this._changed());
+    this._player = player;
+    this.dialog.addEventListener("change", ({ target }) => {
+      if (target.name === "export-what") this._showTrim();
+      if (target.matches(".export-in, .export-out")) this._trim();
+      this._changed();
+    });
     this.$(".export-go").addEventListener("click", () => this._start());
     this.$(".export-stop").addEventListener("click", () => this._stop());
     this.$(".export-close").addEventListener("click", () => this.dialog.close());
@@ -21,26 +26,48 @@ export class Export {
   }
 
   async open() {
-    const { turbo, full } = this._sides();
-    if (this.dialog.open || !(turbo || full)) return;
-    this._clips = { turbo: turbo?.id, full: full?.id };
-    this._length = turbo?.recipe.num_frames ?? full.recipe.num_frames;
-    for (const input of this.dialog.querySelectorAll("[name=export-what]")) {
-      input.disabled = !{ turbo, full, both: turbo && full }[input.value];
-      if (input.checked && input.disabled) input.checked = false;
-    }
-    if (!this.$("[name=export-what]:checked")) this.$("[name=export-what]:not(:disabled)").checked = true;
-    for (const name of [".export-in", ".export-out"]) this.$(name).max = this._length;
-    if (!(this.$(".export-out").value <= this._length && this.$(".export-out").value > 0)) this.$(".export-out").value = this._length;
+    const [first, second] = this._sides();
+    if (this.dialog.open || !first) return;
+    this._clips = { first: first.header, second: second?.header };
+    this.$(".export-first").textContent = first.name;
+    this.$(".export-second").textContent = second?.name ?? "Full";
+    for (const input of this.dialog.querySelectorAll("[name=export-what]")) input.disabled = !second && input.value !== "first";
+    if (this.$("[name=export-what]:checked").disabled) this.$("[name=export-what][value=first]").checked = true;
     if (!this.$(".export-format").options.length) await this._fill();
+    this._showTrim();
     this._idle("");
     this.dialog.showModal();
     this._changed();
   }
 
-  /** Where the trim begins or ends: the frame on screen. */
-  trim(end, frame) {
-    this.$(end === "in" ? ".export-in" : ".export-out").value = frame + 1;
+  /** The length and rate of what is chosen: a clip's own, or the clock's of both. */
+  get _pace() {
+    const paces = Object.values(this._clips).filter(Boolean).map((header) => ({ total: header.total, fps: header.fps }));
+    return { first: paces[0], second: paces[1], both: clockOf(paces) }[this._what];
+  }
+
+  get _what() {
+    return this.$("[name=export-what]:checked").value;
+  }
+
+  /** A moment of the player's clock as a frame of what is chosen. */
+  _frameAt(tick) {
+    const { total, fps } = this._pace;
+    return Math.min(frameAt(tick, fps, this._player.clock.fps), total - 1);
+  }
+
+  /** The part that is played, in frames of what is chosen. */
+  _showTrim() {
+    const { part } = this._player.clock;
+    for (const [name, tick] of [[".export-in", part.from], [".export-out", part.to]]) {
+      Object.assign(this.$(name), { max: this._pace.total, value: this._frameAt(tick) + 1 });
+    }
+  }
+
+  /** What is written here is played, too; nonsense is left for the server to refuse. */
+  _trim() {
+    const { trim_in: first, trim_out: last } = this._wish();
+    if (first >= 0 && first <= last && last < this._pace.total) this._player.trim(ticksFor(first, last, this._pace, this._player.clock));
   }
 
   async _fill() {
@@ -50,18 +77,18 @@ export class Export {
   }
 
   _wish() {
-    const what = this.$("[name=export-what]:checked").value, format = this.$(".export-format").value;
+    const what = this._what, { first, second } = this._clips, format = this.$(".export-format").value;
     const number = (selector) => Number(this.$(selector).value);
     return {
-      a: what === "full" ? this._clips.full : this._clips.turbo,
-      b: what === "both" ? this._clips.full : null,
+      a: (what === "second" ? second : first).id,
+      b: what === "both" ? second.id : null,
       format,
       scale: number(".export-scale"),
       fps: number(".export-fps") || null,
       loops: format === "gif" ? null : number(".export-loops"),
       trim_in: number(".export-in") - 1,
       trim_out: number(".export-out") - 1,
-      frame: this._at(),
+      frame: this._frameAt(this._player.clock.index(performance.now())),
       strip_recipe: !this.$(".export-recipe").checked,
     };
   }

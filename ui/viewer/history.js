@@ -1,4 +1,5 @@
-// The filmstrip: every clip kept, newest first; click to have it back, star it, delete it and undo that, search.
+// The filmstrip: every clip kept, newest first; click to have it back, set it against another as A or B, star it, delete it and undo
+// that, search.
 
 import { ask } from "./ask.js";
 import { element } from "./dom.js";
@@ -7,14 +8,15 @@ const SEARCH_PAUSE_MS = 150;
 const UNDO_MS = 8000;
 
 export class History {
-  /** onOpen(entry): a person wants that clip back. onTrouble(line): something to say. */
-  constructor(root, { onOpen, onTrouble }) {
+  /** onOpen(entry): a person wants that clip back. onPick(entry, "a" or "b"): as one of a pair. onTrouble(line): something to say. */
+  constructor(root, { onOpen, onPick, onTrouble }) {
     this.strip = root.querySelector(".strip");
     this.note = root.querySelector(".history-note");
     this.search = root.querySelector(".history-search");
     this.starred = root.querySelector(".history-starred");
-    this._on = { onOpen, onTrouble };
+    this._on = { onOpen, onPick, onTrouble };
     this._asked = 0;
+    this._picked = {};
     this.search.addEventListener("input", () => {
       clearTimeout(this._pause);
       this._pause = setTimeout(() => this.load(), SEARCH_PAUSE_MS);
@@ -58,14 +60,18 @@ export class History {
     return this._say();
   }
 
-  /** Mark the clips that are on screen. shown: [{ prompt, seed, mode, num_steps, sampler }]. */
-  mark(shown) {
+  /** Mark the clips that are on screen. shown: what makes a clip that one, see `key`; picked: { a, b }, entries or null. */
+  mark(shown, picked) {
     this._shown = new Set(shown.map(key));
+    this._picked = picked;
     for (const item of this.strip.children) this._mark(item);
   }
 
   _mark(item) {
     item.dataset.shown = Boolean(this._shown?.has(key(item.entry)));
+    for (const button of item.querySelectorAll(".shot-pick")) {
+      button.setAttribute("aria-pressed", this._picked[button.dataset.place]?.id === item.entry.id);
+    }
   }
 
   async _page(before) {
@@ -105,16 +111,31 @@ export class History {
     const open = element("button", { type: "button", className: "shot-open", title: `${entry.prompt}\n${facts}` });
     open.setAttribute("aria-label", `${entry.prompt}. ${facts}. Open`);
     open.append(element("img", { src: `/rt/history/${entry.id}.jpg`, alt: "", loading: "lazy", decoding: "async", draggable: false }));
-    open.addEventListener("click", () => this._on.onOpen(entry));
+    open.setAttribute("aria-keyshortcuts", "A B S Delete");
+    open.addEventListener("click", (event) => (event.shiftKey ? this._on.onPick(entry, "b") : this._on.onOpen(entry)));
     const star = element("button", { type: "button", className: "shot-star" }, "★");
     const remove = element("button", { type: "button", className: "shot-delete", title: "Delete (Delete)" }, "×");
     star.addEventListener("click", () => this._star(item));
     remove.addEventListener("click", () => this._delete(item));
     remove.setAttribute("aria-label", `Delete: ${entry.prompt}`);
-    item.append(open, star, remove);
+    item.append(open, star, remove, ...["a", "b"].map((place) => this._pickButton(entry, place)));
     showStar(item);
     this._mark(item);
     return item;
+  }
+
+  /** Not a stop of the Tab key: A and B on the clip do the same. */
+  _pickButton(entry, place) {
+    const letter = place.toUpperCase(), title = `Compare as ${letter} (${letter})`;
+    const button = element("button", { type: "button", className: "shot-pick", tabIndex: -1, title }, letter);
+    button.dataset.place = place;
+    button.setAttribute("aria-label", `Compare as ${letter}: ${entry.prompt}`);
+    button.addEventListener("mousedown", (event) => {       // the keys are the viewer's then: B, S and the arrows mean others in the strip
+      event.preventDefault();
+      document.activeElement?.blur();
+    });
+    button.addEventListener("click", () => this._on.onPick(entry, place));
+    return button;
   }
 
   async _star(item) {
@@ -143,7 +164,7 @@ export class History {
     if (await this._fetch(`/rt/history/${id}/undelete`, { method: "POST" })) this.load();
   }
 
-  /** Left and Right go from clip to clip, Delete deletes, S stars: the strip is one stop of the Tab key per clip otherwise. */
+  /** Left and Right go from clip to clip, A and B set it against another, Delete deletes, S stars: the strip is one stop of the Tab key per clip otherwise. */
   _key(event) {
     const item = event.target.closest(".shot");
     if (!item) return;
@@ -152,7 +173,9 @@ export class History {
       ArrowRight: () => item.nextElementSibling?.querySelector(".shot-open").focus(),
       Delete: () => this._delete(item),
       s: () => this._star(item),
-    }[event.key];
+      a: () => this._on.onPick(item.entry, "a"),
+      b: () => this._on.onPick(item.entry, "b"),
+    }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
@@ -170,9 +193,9 @@ export class History {
 }
 
 /** What makes two clips the same one: the store's key, as far as the page knows it. */
-function key({ prompt, negative_prompt: negative = "", seed, mode, num_steps: steps, sampler }) {
+function key({ prompt, negative_prompt: negative = "", seed, mode, num_steps: steps, sampler, width, height, num_frames: frames }) {
   const [words, unwanted] = [prompt, negative].map((text) => text.trim().split(/\s+/).join(" "));
-  return JSON.stringify([words, unwanted, seed, mode, steps, sampler]);
+  return JSON.stringify([words, unwanted, seed, mode, steps, sampler, width, height, frames]);
 }
 
 function showStar(item) {

@@ -17,12 +17,13 @@ export class Match {
     this.clear();
   }
 
-  /** Measure the clips of two ids, unless they are what is shown already. */
-  async measure(a, b) {
+  /** Measure the clips of two ids, unless they are what is shown already. timed: they have no frame numbers in common, see Transport. */
+  async measure(a, b, timed = false) {
     const pair = `${a}/${b}`;
     if (pair === this._pair) return;
     this.clear();
     this._pair = pair;
+    this._timed = timed;
     this.$(".match-summary").textContent = "Measuring how alike they are…";
     try {
       const scores = await this._load(a, b);
@@ -51,7 +52,7 @@ export class Match {
 
   _show(scores) {
     this._scores = scores;
-    const { ssim, psnr_db: psnr } = scores, { text, worst, rest } = summary(scores), scale = scales(scores);
+    const { ssim, psnr_db: psnr } = scores, { text, worst, rest } = summary(scores, this._timed), scale = scales(scores);
     const line = (values, [low, high]) => values.map((value, i) => {
       const share = value === null ? 1 : (value - low) / (high - low);
       return `${this._x(i).toFixed(1)},${(HIGH * (1 - Math.min(Math.max(share, 0), 1))).toFixed(1)}`;
@@ -96,20 +97,21 @@ export class Match {
     mark.style.visibility = frame === null ? "hidden" : "visible";
     if (frame === null) return;
     const { ssim, psnr_db: psnr } = this._scores;
-    numbers.textContent = `frame ${frame + 1} · SSIM ${ssim[frame].toFixed(3)} · ${decibels(psnr[frame])}`;
+    numbers.textContent = `${moment(frame, this._scores, this._timed)} · SSIM ${ssim[frame].toFixed(3)} · ${decibels(psnr[frame])}`;
     this._stand(mark, frame);
   }
 }
 
 /** What the numbers come to, in three pieces; frames are counted from 1 for a person. */
-export function summary({ ssim, psnr_db: psnr }) {
+export function summary(scores, timed) {
+  const { ssim, psnr_db: psnr } = scores;
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
   const unequal = psnr.filter((db) => db !== null), frame = ssim.indexOf(Math.min(...ssim));
   if (!unequal.length) return { text: "Every frame is the same, to the bit", worst: { frame: 0, text: "" }, rest: "" };
   const where = unequal.length === psnr.length ? "" : `, over the ${unequal.length === 1 ? "one frame that differs" : `${unequal.length} frames that differ`}`;
   return {
     text: `SSIM ${mean(ssim).toFixed(3)} mean, `,
-    worst: { frame, text: `worst frame ${frame + 1} (${ssim[frame].toFixed(2)})` },
+    worst: { frame, text: `worst ${timed ? "at " : ""}${moment(frame, scores, timed)} (${ssim[frame].toFixed(2)})` },
     rest: ` · PSNR ${mean(unequal).toFixed(1)} dB mean${where}`,
   };
 }
@@ -121,6 +123,8 @@ export function scales({ ssim, psnr_db: psnr }) {
   const high = unequal.length ? Math.ceil(Math.max(...unequal) / 10) * 10 : 40;
   return { ssim: [SSIM_FLOORS.find((floor) => floor <= lowest) ?? -1, 1], psnr: [low, Math.max(high, low + 10)] };
 }
+
+const moment = (frame, { fps }, timed) => (timed ? `${(frame / fps).toFixed(2)} s` : `frame ${frame + 1}`);
 
 const decibels = (db) => (db === null ? "equal to the bit" : `PSNR ${db.toFixed(1)} dB`);
 

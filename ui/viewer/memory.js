@@ -1,6 +1,6 @@
-// What a tab keeps over a reload: its name, by which the server knows its full render, and the shot in its controls.
+// What a tab keeps over a reload: its name, by which the server knows its full render, the shot in its controls, the clips it compares.
 
-const PAGE = "rushes-page", SHOT = "rushes-shot";
+const PAGE = "rushes-page", SHOT = "rushes-shot", PICKS = "rushes-picks";
 
 export class Memory {
   constructor() {
@@ -14,6 +14,14 @@ export class Memory {
 
   set shot(shot) {
     write(SHOT, shot);
+  }
+
+  get picks() {
+    return read(PICKS);
+  }
+
+  set picks(picks) {
+    write(PICKS, picks);
   }
 }
 

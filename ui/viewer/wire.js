@@ -1,9 +1,9 @@
 // The binary message of ui/live.py: generation u32 | kind u8 | index u16 | total u16 | JPEG, big-endian.
 
-export const ROUGH = 0, TURBO = 1, FULL = 2, FULL_ROUGH = 3;
+export const ROUGH = 0, TURBO = 1, FULL = 2, FULL_ROUGH = 3, PICKED_A = 4, PICKED_B = 5;
 export const HEADER_BYTES = 9;
 
-export const sideOf = (kind) => (kind === FULL || kind === FULL_ROUGH ? "full" : "turbo");
+export const sideOf = (kind) => ["turbo", "turbo", "full", "full", "a", "b"][kind];
 export const isRough = (kind) => kind === ROUGH || kind === FULL_ROUGH;
 
 /** One picture out of a socket message. The JPEG is a view, not a copy. Throws RangeError on a message that is too short. */

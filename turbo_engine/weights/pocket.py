@@ -1,4 +1,4 @@
-"""The one writer and reader of shipped checkpoints: a safetensors file with a manifest beside it, and nothing half right.
+"""The writer and reader of shipped checkpoints: a safetensors file with a manifest beside it, and nothing half right.
 
 `student.safetensors` holds tensors, `student.json` says what they are: role, format, bytes, SHA-256, every key with shape
 and dtype, the training commit, config and metrics. Matrices may be stored as 8-bit rows: int8 `X.weight` and a float32
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from turbo_engine.errors import WeightsError
 from turbo_engine.safe_write import write_whole
+from turbo_engine.weights.container import open_regular, parse_header
 
 FORMAT = 1
 ROLES = ("teacher", "student", "decoder", "encoder", "probe")
@@ -158,8 +159,8 @@ def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tupl
     """
     path = Path(path)
     data = _read(path)
-    header = _check_container(path, data)
-    found_role = header.get("__metadata__", {}).get("role")
+    metadata, entries = parse_header(path, data, len(data))
+    found_role = metadata.get("role")
     manifest = read_manifest(path)
     for where, found in ((path, found_role), (manifest_path(path), manifest["role"])):
         if found != role:
@@ -169,7 +170,7 @@ def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tupl
     if len(data) != manifest["bytes"] or digest != manifest["sha256"]:
         raise WeightsError(f"{path}: expected {manifest['bytes']:,} bytes with SHA-256 {manifest['sha256'][:12]}..., found "
                            f"{len(data):,} with {digest[:12]}...; the file was damaged or replaced, restore it with its manifest")
-    listed = {k: {"shape": v["shape"], "dtype": v["dtype"]} for k, v in header.items() if k != "__metadata__"}
+    listed = {key: {"shape": list(entry.shape), "dtype": entry.dtype} for key, entry in entries.items()}
     if listed != manifest["tensors"]:
         raise WeightsError(f"{path}: expected the tensors its manifest lists, found others; restore both files together")
     _check_shapes(path, listed, expected_shapes)
@@ -188,51 +189,8 @@ def fill(model: nn.Module, path: Path | str, role: str) -> nn.Module:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: expected a weights file, found none; restore it, or train it "
-                           "(turbo_engine/distill)") from error
-    except IsADirectoryError as error:
-        raise WeightsError(f"{path}: expected a weights file, found a folder; name the .safetensors file") from error
-    except OSError as error:
-        raise WeightsError(f"{path}: expected a readable file, found: {error.strerror}; check its permissions") from error
-
-
-def _check_container(path: Path, data: bytes) -> dict:
-    """The safetensors header, once the file's length agrees with it."""
-    start = data[:512].lstrip().lower()
-    likely = ""
-    if data.startswith(b"version https://git-lfs"):
-        likely = "a git-lfs pointer; fetch the real file with: git lfs pull"
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        likely = "a web page saved under this name; download the file itself"
-    elif data.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-        likely = "a pickled checkpoint, which can run code; only safetensors files are opened"
-    elif not data:
-        likely = "an empty file; restore it"
-    if likely:
-        raise WeightsError(f"{path}: expected a safetensors file, found {likely}")
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > 100_000_000:
-        raise WeightsError(f"{path}: expected a safetensors file, found {len(data):,} bytes of something else; restore it")
-    if len(data) < 8 + length:
-        raise WeightsError(f"{path}: expected a header of {length:,} bytes, found a file of {len(data):,}; "
-                           "it is cut short, restore it")
-    try:
-        header = json.loads(data[8:8 + length])
-        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-        size = 8 + length + int(end)
-        listed = all(isinstance(e["shape"], list) and isinstance(e["dtype"], str)
-                     for key, e in header.items() if key != "__metadata__")
-        if not listed or not isinstance(header.get("__metadata__", {}), dict):
-            raise ValueError("a tensor without shape")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: expected a safetensors header, found unreadable text; restore it") from error
-    if len(data) != size:
-        cause = "it is cut short" if len(data) < size else "something was appended to it"
-        raise WeightsError(f"{path}: expected {size:,} bytes, found {len(data):,}; {cause}, restore it")
-    return header
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _check_shapes(path: Path, listed: dict, expected: Mapping[str, tuple[int, ...]]) -> None:

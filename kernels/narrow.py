@@ -1,0 +1,22 @@
+"""Rounding to 8 bits inside a Triton kernel."""
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+_HALVES = tl.constexpr(12582912.0)          # 1.5 * 2 ** 23: float32 numbers of this size are whole
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """x, float32 and within the range of dtype (int8 or e4m3), rounded to the nearest number that dtype has, ties to even.
+
+    The interpreter's own cast to e4m3 drops bits, so there the rounding comes first: adding and taking away a number whose
+    last bit is worth one step of x's binade.
+    """
+    if dtype == tl.int8:
+        x = (x + _HALVES) - _HALVES
+    elif INTERPRETED:
+        power = (x.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        big = tl.maximum(power, 0.015625) * (_HALVES / 8)
+        x = (x + big) - big
+    return x.to(dtype)

@@ -1,0 +1,1 @@
+"""Softmax attention whose two products run in 8 bits."""

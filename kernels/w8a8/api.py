@@ -1,0 +1,73 @@
+"""8-bit linear layers, y = (x8 w8^T) * x_scale * w_scale + bias: a scale per token, a scale per output channel, sums in 32 bits."""
+import torch
+from torch import Tensor
+
+from kernels.checks import check_shape
+from kernels.formats import FORMATS, check_format
+from kernels.w8a8 import reference
+
+BACKENDS = ("auto", "triton", "library", "torch")
+
+
+def quantize_rows(x: Tensor, *, format: str, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """Round each row of x to 8 bits, its largest magnitude to the format's largest (448 or 127).
+
+    Args:
+        x: [..., K], float16, bfloat16 or float32; activations (a row is a token) or weights [out, in] (a row is a channel).
+        format: "fp8" (e4m3) or "int8".
+        backend: "triton" (one pass), "torch" (the reference), or "auto": triton on CUDA.
+    Returns: x8 like x, contiguous; scale [...] float32 with real = x8 * scale. Raises: ValueError.
+    """
+    check_format(format)
+    if x.ndim < 1 or x.shape[-1] == 0 or not x.is_floating_point():
+        raise ValueError(f"x: expected floating-point rows, got {x.dtype} {list(x.shape)}")
+    if _pick(backend, x) == "torch":
+        return reference.quantize_rows_reference(x, format)
+    from kernels.w8a8 import launch
+
+    return launch.quantize_rows(x, FORMATS[format])
+
+
+def linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None = None, *,
+            dtype: torch.dtype = torch.bfloat16, backend: str = "auto") -> Tensor:
+    """A linear layer on rows that are 8-bit already.
+
+    Args:
+        x8, x_scale: [..., K] and [...] from `quantize_rows`; w8, w_scale: [N, K] and [N], the same format; scales float32.
+        bias: [N] or None. dtype: of y.
+        backend: "triton"; "library" (`torch._scaled_mm` for fp8, `torch._int_mm` for int8); "torch" (the reference); or "auto":
+            on CUDA whichever of the first two runs faster at this shape on this card (`kernels.choice`), elsewhere "library".
+    Returns: y [..., N]. int8 sums are exact int32 over all of K. fp8 sums are float32; the library adds its products in the matrix
+        unit's own, shorter sums. Raises: ValueError for shapes, dtypes and devices that do not fit.
+    """
+    outs, width = check_shape("w8", w8, (None, None))
+    rows = x8.shape[:-1]
+    check_shape("x8", x8, (*rows, width))
+    check_shape("x_scale", x_scale, tuple(rows))
+    check_shape("w_scale", w_scale, (outs,))
+    for name, t, expected in (("x8", x8, w8.dtype), ("x_scale", x_scale, torch.float32), ("w_scale", w_scale, torch.float32)):
+        if t.dtype != expected or t.device != w8.device:
+            raise ValueError(f"{name}: expected {expected} on {w8.device}, got {t.dtype} on {t.device}")
+    if w8.dtype not in FORMATS.values():
+        raise ValueError(f"w8: expected float8_e4m3fn or int8, got {w8.dtype}")
+    if bias is not None:
+        check_shape("bias", bias, (outs,))
+    backend = _pick(backend, x8, "library")
+    if backend == "torch":
+        return reference.linear8_reference(x8, x_scale, w8, w_scale, bias, dtype)
+    from kernels.w8a8 import library
+
+    arguments = x8.reshape(-1, width), x_scale.reshape(-1), w8, w_scale, bias, dtype
+    if backend == "library" or not x8.is_cuda and backend == "auto":
+        y = library.linear8(*arguments)
+    else:
+        from kernels.w8a8 import launch
+
+        y = (launch.linear8 if backend == "triton" else launch.fastest_linear8)(*arguments)
+    return y.view(*rows, outs)
+
+
+def _pick(backend: str, x: Tensor, elsewhere: str = "torch") -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    return elsewhere if backend == "auto" and not x.is_cuda else backend

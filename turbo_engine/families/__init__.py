@@ -1,0 +1,57 @@
+"""What stands behind a preset: its text encoder, networks and decoders, under one interface for the engine."""
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from turbo_engine.models.experts import CountingDenoise, ExpertStep
+from turbo_engine.presets import Preset
+from turbo_engine.types import Request
+from turbo_engine.vocabulary import Vocabulary
+
+Tell = Callable[[str], None]
+"""Told what is being loaded, in a few words for the user."""
+
+
+class Family(Protocol):
+    """Loaded models of one preset on one device.
+
+    vocabulary: what the text encoder makes of a prompt. weights: by role, a SHA-256, or file and size where hashing takes minutes.
+    method: how the student was distilled. kernels: what runs, by name. plan: how the memory is used, "" where all fits easily.
+    """
+
+    vocabulary: Vocabulary
+    weights: dict[str, str]
+    method: str
+    kernels: list[str]
+    plan: str
+
+    def denoiser(self, request: Request) -> CountingDenoise:
+        """For one resolved request: its prompt read, its networks at hand, what it starts from encoded. Raises: RequestError."""
+
+    def steps(self, times: list[float]) -> list[ExpertStep | None]:
+        """Which expert makes each step, where there are two."""
+
+    def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:
+        """Frames [1, 3, T, H, W] in [0, 1] of a latent [1, C, T', H', W'] as they come. fast: by the preview's decoder, if there is one."""
+
+    def warm_up(self) -> None:
+        """Run the turbo network once at the size it will have."""
+
+
+def open_family(preset: Preset, weights: Path | None, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
+                tell: Tell, encoder=None) -> Family:
+    """Read a preset's weights.
+
+    Args:
+        weights: folder of the Wan family's; None: the preset's own. encoder: a loaded text encoder to share (pocket).
+        between_blocks: called before each block of every network and decoder.
+    Raises: WeightsError, before anything is resident.
+    """
+    if preset.weights is not None:
+        from turbo_engine.families.pocket import Pocket
+        return Pocket(preset, device, dtype, between_blocks=between_blocks, tell=tell, encoder=encoder)
+    from turbo_engine.families.wan import Wan
+    return Wan(preset, weights or preset.folder, device, dtype, between_blocks=between_blocks, tell=tell)

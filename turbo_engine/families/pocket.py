@@ -1,0 +1,87 @@
+"""Our own model, shipped with the app: two networks of one shape, a small decoder, MiniLM."""
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from turbo_engine.denoiser import ContextCache, Denoiser
+from turbo_engine.distill.world import load_world
+from turbo_engine.families import Tell
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.experts import ExpertStep
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
+from turbo_engine.presets import Preset
+from turbo_engine.resolve import resolve
+from turbo_engine.types import Request
+from turbo_engine.vocabulary import Vocabulary
+from turbo_engine.weights import fill, read_manifest
+
+ROLE = {"turbo": "student", "full": "teacher"}
+
+
+class Pocket:
+    """See `Family`."""
+
+    plan = ""
+
+    def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None], tell: Tell,
+                 encoder: MiniLM | None):
+        self.preset, self.device, self.dtype = preset, device, dtype
+        tell("Reading the model's weights")
+        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in ROLE.values()}
+        vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
+        manifests = {role: read_manifest(preset.weights_path(role)) for role in (*networks, "decoder")}
+        self.weights = {role: manifest["sha256"] for role, manifest in manifests.items()}
+        self.method = manifests["student"]["metrics"].get("method", "")
+        tell("Reading the text encoder")
+        text = preset.text
+        self._encoder = encoder or MiniLM.installed(text_len=text.text_len, device=device, dtype=torch.float32)
+        self._networks = {role: self._place(network) for role, network in networks.items()}
+        self._vae = self._place(vae).to(memory_format=torch.channels_last)
+        for network in self._networks.values():
+            for block in network.blocks:
+                block.register_forward_pre_hook(between_blocks)
+        for block in self._vae.decoder.children():
+            for part in block if isinstance(block, nn.ModuleList) else (block,):
+                part.register_forward_pre_hook(between_blocks)
+        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]))
+        world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
+        self.vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
+
+    @property
+    def kernels(self) -> list[str]:
+        library = "cuda" if self.device.type == "cuda" else "mkl" if torch.backends.mkl.is_available() else "native"
+        convolution = "cudnn" if self.device.type == "cuda" else "onednn" if torch.backends.mkldnn.is_available() else "native"
+        return ["attention: torch sdpa, dense", f"linear: torch {library}", f"convolution: torch {convolution}, channels last"]
+
+    def denoiser(self, request: Request) -> Denoiser:
+        settings = self.preset.turbo if request.mode == "turbo" else self.preset.full
+        role = ROLE[request.mode]
+        network = self._networks[role]
+        context = self._contexts.get(role, network, request.prompt.strip())
+        if request.guidance_scale == 1:
+            return Denoiser(network, context, rounding=settings.rounding)
+        away = self._contexts.get(role, network, request.negative_prompt.strip() or self.preset.full.negative_prompt)
+        return Denoiser(network, context, unconditional=away, guidance_scale=request.guidance_scale, rounding=settings.rounding)
+
+    def steps(self, times: list[float]) -> list[ExpertStep | None]:
+        return [None] * (len(times) - 1)
+
+    def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:
+        yield self._vae.decode(latent)
+
+    def warm_up(self) -> None:
+        clip = self.preset.clip
+        latent = torch.zeros(1, *self.preset.latent_shape(clip.num_frames, clip.height, clip.width), device=self.device)
+        for mode in ROLE:
+            self.denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
+
+    def _place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device, self.dtype).eval().requires_grad_(False)
+
+    def _meaning(self, texts: list[str]) -> np.ndarray:
+        """One vector a text: the mean of its token states, begin and end marks included."""
+        states = self._encoder.encode(texts, remember=False)
+        return (states.sum(1) / (states != 0).any(-1).sum(1, keepdim=True)).cpu().numpy()

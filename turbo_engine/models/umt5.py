@@ -1,0 +1,158 @@
+"""umT5-XXL reads the prompts of the Wan family: 4.6 B parameters of encoder, and a table of 256,384 words in host memory.
+
+Source: Chung et al. 2023, arXiv:2304.09151; the encoder itself is transformers'. Prompts are cleaned, cut and padded as Wan 2.1
+does it, so that its networks see what they were trained on.
+"""
+import html
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ftfy
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from turbo_engine.errors import WeightsError
+from turbo_engine.models.config import UMT5Config
+from turbo_engine.models.prompt_cache import PromptCache
+
+END = "</s>"
+_TABLE = "shared.weight"
+
+
+def clean_prompt(prompt: str) -> str:
+    """Broken Unicode mended, HTML entities undone twice, white space collapsed."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias, its weights int8 with a scale for each output: y = scale * (W x), in the dtype of x."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (F.linear(x, self.weight.to(x.dtype)).float() * self.scale).to(x.dtype)
+
+
+def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [out, in] rounded to int8 by their largest magnitude. Returns: int8 [out, in], scale [out] float32."""
+    scale = weight.float().abs().amax(1).clamp(min=1e-30) / 127
+    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
+
+
+class UMT5:
+    """Token states of prompts, zero beyond the prompt's end; the same interface as MiniLM.
+
+    Args:
+        weights: by transformers' names, from any float dtype; memory-mapped tensors of the right dtype are not copied on the CPU.
+        tokenizer: umT5's tokenizer.json.
+        device, dtype: where and in what a prompt is read.
+        idle: where the encoder's weights wait between prompts; None: on `device`. With "cpu", they are copied over for each new
+            prompt and let go after it.
+        eight_bit: linear layers in 8 bits, about half the memory of bf16.
+        cache: prompts read before; name: of the weights, by content, for its keys.
+    Raises: WeightsError for a tokenizer that is missing or of another model; RuntimeError for weights of another shape.
+    """
+
+    def __init__(self, config: UMT5Config, weights: Mapping[str, Tensor], tokenizer: Path, *, text_len: int,
+                 device: torch.device | str, dtype: torch.dtype, idle: torch.device | str | None = None, eight_bit: bool = False,
+                 cache: PromptCache | None = None, name: str = ""):
+        assert cache is None or name, "a cache needs to know whose states it keeps"
+        self.dim, self.text_len = config.dim, text_len
+        self.device, self.dtype = torch.device(device), dtype
+        self.idle = self.device if idle is None else torch.device(idle)
+        self.tokenizer = _open_tokenizer(tokenizer, config)
+        self._cache, self._reader = cache, f"{name} {dtype} {'int8' if eight_bit else ''} {text_len}"
+        self._table = weights[_TABLE]
+        self._model = _empty_encoder(config)
+        state = {key: tensor for key, tensor in weights.items() if key != _TABLE}
+        if eight_bit:
+            linears = [key for key, module in self._model.named_modules() if isinstance(module, nn.Linear)]
+            for key in linears:
+                linear = self._model.get_submodule(key)
+                self._model.set_submodule(key, Int8Linear(linear.in_features, linear.out_features))
+                packed, scale = to_int8(state[f"{key}.weight"].to(self.device))
+                state[f"{key}.weight"], state[f"{key}.scale"] = packed.to(self.idle), scale.to(self.idle)
+        self._state = {key: tensor.to(self.idle, dtype if tensor.is_floating_point() and not key.endswith(".scale") else tensor.dtype)
+                       for key, tensor in state.items()}
+        self._model.load_state_dict(self._state, assign=True)
+        self._model.eval().requires_grad_(False)
+
+    def num_tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, the end mark included; those beyond `text_len` are not read."""
+        return len(self.tokenizer.encode(clean_prompt(prompt)).ids)
+
+    def encode(self, prompts: list[str], *, remember: bool = True) -> Tensor:
+        """Token states [B, text_len, dim] float32 on `device`. `remember` looks in the cache, and keeps new ones there."""
+        prompts = [clean_prompt(prompt) for prompt in prompts]
+        cache = self._cache if remember else None
+        rows = {prompt: cache.get(self._reader, prompt) if cache else None for prompt in prompts}
+        if missing := [prompt for prompt, states in rows.items() if states is None]:
+            rows.update(zip(missing, self._encode(missing)))
+            for prompt in missing if cache else ():
+                cache.put(self._reader, prompt, rows[prompt])
+        padded = [F.pad(rows[prompt].to(self.device).float(), (0, 0, 0, self.text_len - len(rows[prompt]))) for prompt in prompts]
+        return torch.stack(padded)
+
+    def _ids(self, prompt: str) -> Tensor:
+        ids = self.tokenizer.encode(prompt).ids
+        return torch.tensor(ids if len(ids) <= self.text_len else ids[:self.text_len - 1] + ids[-1:])
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> list[Tensor]:
+        """States of each prompt's own tokens, [n, dim]: padding is masked in the encoder and dropped after it, so it is left out."""
+        ids = [self._ids(prompt) for prompt in prompts]
+        words = nn.utils.rnn.pad_sequence([self._table[row] for row in ids], batch_first=True).to(self.device, self.dtype)
+        mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(self.device)
+        with self._in_place() as model:
+            states = model(inputs_embeds=words, attention_mask=mask).last_hidden_state
+        return [row[:len(own)].clone() for row, own in zip(states, ids)]
+
+    @contextmanager
+    def _in_place(self) -> Iterator[nn.Module]:
+        """The encoder on `device`; its copy there is dropped after use where the weights wait elsewhere."""
+        if self.idle == self.device:
+            yield self._model
+            return
+        try:
+            self._model.load_state_dict({key: tensor.to(self.device) for key, tensor in self._state.items()}, assign=True)
+            yield self._model
+        finally:
+            self._model.load_state_dict(self._state, assign=True)
+
+
+def _empty_encoder(config: UMT5Config) -> nn.Module:
+    """transformers' encoder without memory of its own, and without the table of words."""
+    from transformers import UMT5Config as Settings
+    from transformers import UMT5EncoderModel
+
+    settings = Settings(vocab_size=config.vocab_size, d_model=config.dim, d_ff=config.ffn_dim, num_layers=config.num_layers,
+                        num_heads=config.num_heads, d_kv=config.head_dim, relative_attention_num_buckets=config.num_buckets,
+                        relative_attention_max_distance=config.max_distance, feed_forward_proj="gated-gelu", dropout_rate=0.0)
+    with torch.device("meta"):
+        model = UMT5EncoderModel(settings)
+    model.set_input_embeddings(None)
+    return model
+
+
+def _open_tokenizer(path: Path, config: UMT5Config):
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise WeightsError(f"text encoder: expected umT5's {path.name} in {path.parent}, found none; it comes with the text encoder")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:                                 # what the library raises has no narrower type
+        raise WeightsError(f"{path}: expected umT5's tokenizer, found an unreadable file: {error}; restore it") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    end, words = tokenizer.token_to_id(END), tokenizer.get_vocab_size()
+    if end is None or tokenizer.encode("a").ids[-1:] != [end]:
+        raise WeightsError(f"{path}: expected a tokenizer that ends a prompt with {END}, found another model's; restore umT5's")
+    if words > config.vocab_size:
+        raise WeightsError(f"{path}: expected {config.vocab_size:,} tokens at most, found {words:,}; restore umT5's")
+    return tokenizer
