@@ -33,7 +33,6 @@ BACK_OFF_S = (0.0, 0.5, 2.0)
 POLL_S = 0.01                # how often a long job looks whether it should give way
 HEARTBEAT_S = 0.25
 STALL_S, STALL_GAPS = 10.0, 8    # stands still: no block for this long, and for this many times the longest gap seen
-FIRST_STALL_S = 120.0        # before a gap was seen: first launches compile
 QUIT_S = 5.0
 
 
@@ -79,7 +78,17 @@ class _Child:
         self.connection = Connection(ours.detach())
         self._sending = threading.Lock()
         self.ready = False
-        self.send(("load", {**arguments, "report": self.report.path}))
+        self._arguments = {**arguments, "report": self.report.path}
+
+    def load(self) -> None:
+        """Have it make its engine. Raises: OSError when it is gone already."""
+        self.send(("load", self._arguments))
+
+    def quit(self) -> None:
+        try:
+            self.send(("quit",))
+        except OSError:
+            pass                                             # gone already
 
     def send(self, message: tuple) -> None:
         """Raises: OSError when the child is gone."""
@@ -193,10 +202,7 @@ class Worker:
             self._closing, child = True, self._child
             self._changed.notify_all()
         if child is not None:
-            try:
-                child.send(("quit",))
-            except OSError:
-                pass
+            child.quit()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(2 * QUIT_S)
@@ -293,8 +299,11 @@ class Worker:
         while not self._closing:
             child = _Child(self._arguments, self._reports)
             with self._changed:
-                self._child = child
+                self._child, too_late = child, self._closing
             try:
+                child.load()
+                if too_late:                                 # `close` saw no child to end
+                    child.quit()
                 while True:
                     self._hear(child, child.connection.recv())
             except (EOFError, OSError):
@@ -363,7 +372,7 @@ class Worker:
                 watched, beats, still = child, now, 0.0
                 continue
             still += HEARTBEAT_S
-            if still > max(STALL_S if beats else FIRST_STALL_S, STALL_GAPS * longest):
+            if still > max(STALL_S, STALL_GAPS * longest):
                 child.kill(f"it stood still for {still:.0f} s")
                 still = 0.0
 

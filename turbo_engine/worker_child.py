@@ -29,7 +29,7 @@ class Child:
         self._sending = threading.Lock()
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._urgent: deque[tuple] = deque()
-        self._stopped: set[int] = set()
+        self._wanted: set[int] = set()                       # jobs here that nobody has stopped
         self.engine = None
 
     def beat(self) -> None:
@@ -50,14 +50,14 @@ class Child:
                 if kind == "quit":
                     break
                 if kind == "stop":
-                    self._stopped.add(rest[0])
+                    self._wanted.discard(rest[0])
                 elif kind == "ask" and rest[2] in QUICK:
                     self._answer(rest[0], rest[2], rest[3])
-                elif rest[1]:
-                    self._urgent.append((kind, *rest))
-                    self._tasks.put(None)                    # wakes it where nothing is under way
                 else:
-                    self._tasks.put((kind, *rest))
+                    self._wanted.add(rest[0])
+                    if rest[1]:
+                        self._urgent.append((kind, *rest))
+                    self._tasks.put(None if rest[1] else (kind, *rest))      # None wakes it where nothing is under way
         except (EOFError, OSError):
             pass
         os._exit(0)
@@ -93,10 +93,14 @@ class Child:
     def _aside(self, number: int | None = None) -> None:
         """Between two blocks of job `number`: leave it if it was stopped, do what is urgent."""
         self.beat()
-        if number in self._stopped:
-            raise Stopped
+        if number is not None:
+            self._leave_if_stopped(number)
         while self._urgent:
             self._perform(*self._urgent.popleft())
+
+    def _leave_if_stopped(self, number: int) -> None:
+        if number not in self._wanted:
+            raise Stopped
 
     def _perform(self, kind: str, number: int, urgent: bool, *content) -> None:
         try:
@@ -110,7 +114,7 @@ class Child:
         except Exception as error:
             self._failed(number, error)
         finally:
-            self._stopped.discard(number)
+            self._wanted.discard(number)
             self.beat()
 
     def _run(self, number: int, request, gives_way: bool) -> None:
@@ -120,8 +124,7 @@ class Child:
             for event in events:
                 self.send("event", number, event)
                 self.beat()
-                if number in self._stopped:
-                    raise Stopped
+                self._leave_if_stopped(number)
         finally:
             events.close()
 
