@@ -8,59 +8,20 @@ own: one that fails prints its error, is listed under "errors" in the JSON, and 
 import argparse
 import json
 import sys
-import traceback
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kernels
-from bench.machine import commit
+from bench.report import Report, gpu_facts, relative_error
 from kernels.sla import kernel, launch, reference
 
 LENGTHS = (14_040, 32_760, 75_600)          # 480p 33 frames, 480p 81 frames, 720p 81 frames
 HEADS, HEAD_DIM = 12, 128
 POCKET = dict(batch=1, heads=5, length=576, head_dim=64, block_q=16, block_k=16, density=0.15)     # keeps 5 of 36
-
-
-class Report:
-    """Rows as they come, on stdout and for the JSON; a part that raises is noted and passed over."""
-
-    def __init__(self, quick: bool):
-        self.rows, self.checks, self.errors, self.quick = [], {}, [], quick
-
-    def part(self, name: str, run, *args, **options):
-        try:
-            return run(self, *args, **options)
-        except Exception as error:          # out of memory, a backend this torch lacks, a kernel that does not compile
-            self.errors.append(f"{name}: {type(error).__name__}: {error}"[:600])
-            print(f"! {name}: {''.join(traceback.format_exception(error)[-3:])[-1500:]}", flush=True)
-            torch.cuda.empty_cache()
-
-    def check(self, name: str, error: float, limit: float) -> None:
-        self.checks[name] = dict(error=error, limit=limit, ok=error <= limit)
-        print(f"{'ok  ' if error <= limit else 'FAIL'} {name}: relative error {error:.2e}, limit {limit:.2e}", flush=True)
-
-    def time(self, name: str, run, flop: float | None = None, moved: float | None = None, **facts) -> float:
-        """Median, p20 and p80 milliseconds of run(), the L2 cache flushed before each. Returns: the median."""
-        run()
-        torch.cuda.synchronize()
-        median, low, high = triton.testing.do_bench(run, warmup=20 if self.quick else 100, rep=60 if self.quick else 400,
-                                                    quantiles=(0.5, 0.2, 0.8))
-        row = dict(name=name, **facts, median_ms=round(median, 5), p20_ms=round(low, 5), p80_ms=round(high, 5))
-        text = f"{name:<34} {' '.join(f'{k}={v}' for k, v in facts.items()):<48} {median:9.4f} ms  ({low:.4f} .. {high:.4f})"
-        if flop:
-            row["tflops"] = round(flop / median / 1e9, 1)
-            text += f"  {row['tflops']:7.1f} TFLOP/s"
-        if moved:
-            row["tb_per_s"] = round(moved / median / 1e9, 3)
-            text += f"  {row['tb_per_s']:6.3f} TB/s"
-        self.rows.append(row)
-        print(text, flush=True)
-        return median
 
 
 def draw(batch: int, heads: int, length: int, head_dim: int, dtype=torch.bfloat16) -> tuple[Tensor, ...]:
@@ -75,10 +36,6 @@ def draw(batch: int, heads: int, length: int, head_dim: int, dtype=torch.bfloat1
     return tuple(x.to(dtype) for x in (q, k, v, normal(head_dim, head_dim) * head_dim ** -0.5, 0.1 * normal(head_dim)))
 
 
-def distance(x: Tensor, truth: Tensor) -> float:
-    return ((x.double() - truth).norm() / truth.norm()).item()
-
-
 def check_small(report: Report, dtype, length: int, head_dim: int, block_q: int, block_k: int) -> None:
     """The whole op, and its gradients, against float64."""
     name = f"{str(dtype)[6:]} L={length} D={head_dim} {block_q}x{block_k}"
@@ -87,7 +44,7 @@ def check_small(report: Report, dtype, length: int, head_dim: int, block_q: int,
     wide = [x.double() for x in args]
     truth = kernels.sparse_linear_attention(*wide, **options, backend="torch")
     own = kernels.sparse_linear_attention(*args, **options, backend="torch")
-    report.check(f"forward {name}", distance(kernels.sparse_linear_attention(*args, **options), truth), 2 * distance(own, truth))
+    report.check(f"forward {name}", relative_error(kernels.sparse_linear_attention(*args, **options), truth), 2 * relative_error(own, truth))
     lut = kernels.block_mask_topk(*args[:2], **options)
     up = torch.randn_like(args[0])
 
@@ -97,7 +54,7 @@ def check_small(report: Report, dtype, length: int, head_dim: int, block_q: int,
         return torch.autograd.grad(o, qkv, up.to(o.dtype))
 
     for which, ours, truth in zip(("dq", "dk", "dv"), gradients(args[:3], "triton"), gradients(wide[:3], "torch")):
-        report.check(f"{which} {name}", distance(ours, truth), 8e-3 if dtype == torch.bfloat16 else 1e-3)
+        report.check(f"{which} {name}", relative_error(ours, truth), 8e-3 if dtype == torch.bfloat16 else 1e-3)
 
 
 def check_true(report: Report, length: int, block_q: int, block_k: int, tma: bool | None) -> None:
@@ -115,8 +72,8 @@ def check_true(report: Report, length: int, block_q: int, block_k: int, tma: boo
         truth = sparse + linear[:, :, rows]
         mask = reference.token_mask_from_lut(kept, some.shape[2], length, block_q, block_k)
         own = F.scaled_dot_product_attention(some, k, v, attn_mask=mask) + own_linear[:, :, rows]
-        report.check(f"true shape L={length} {block_q}x{block_k} tma={tma} block {block}", distance(o[:, :, rows], truth),
-                     2 * distance(own, truth))
+        report.check(f"true shape L={length} {block_q}x{block_k} tma={tma} block {block}", relative_error(o[:, :, rows], truth),
+                     2 * relative_error(own, truth))
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, lut: Tensor, block_q: int, block_k: int, **kernel_options):
@@ -185,7 +142,7 @@ def time_flex(report: Report, length: int, density: float, block_q: int, block_k
     lut = kernels.block_mask_topk(q, k, density=density, block_q=block_q, block_k=block_k)
     run = flex(q, k, v, lut, block_q, block_k, **kernel_options)
     ours, _ = kernels.block_sparse_attention(q, k, v, lut, block_q=block_q, block_k=block_k)
-    report.check(f"flex_attention agrees L={length} {block_q}x{block_k}", distance(run(), ours.double()), 1e-2)
+    report.check(f"flex_attention agrees L={length} {block_q}x{block_k}", relative_error(run(), ours.double()), 1e-2)
     flop = 4 * HEADS * length * min(length, lut.shape[-1] * block_k) * HEAD_DIM
     report.time("flex_attention (sparse alone)", run, flop, L=length, density=density, blocks=f"{block_q}x{block_k}")
 
@@ -231,7 +188,7 @@ def time_pocket(report: Report) -> None:
         captured = run()
     graph.replay()
     torch.cuda.synchronize()
-    report.check("pocket, CUDA graph gives the same output", distance(captured, run().double()), 0.0)
+    report.check("pocket, CUDA graph gives the same output", relative_error(captured, run().double()), 0.0)
     report.time("pocket whole op, CUDA graph", graph.replay, **facts)
 
 
@@ -244,13 +201,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("bench_sla.py needs a CUDA device", file=sys.stderr)
         return 2
-    report = Report(quick)
-    device = torch.cuda.get_device_properties(0)
-    facts = dict(bench="sla", device=device.name, capability=f"{device.major}.{device.minor}", dtype="bfloat16", heads=HEADS,
-                 head_dim=HEAD_DIM, torch=torch.__version__, triton=triton.__version__, cuda=torch.version.cuda,
-                 cudnn=torch.backends.cudnn.version(), commit=commit(), quick=quick)
-    print(json.dumps(facts), flush=True)
-    ways = (True, False) if device.major >= 9 else (False,)
+    report = Report("sla", quick, dict(**gpu_facts(), dtype="bfloat16", heads=HEADS, head_dim=HEAD_DIM))
+    ways = (True, False) if torch.cuda.get_device_capability() >= (9, 0) else (False,)
     lengths, densities = (LENGTHS[1:2], (0.10,)) if quick else (LENGTHS, (0.10, 0.15))
 
     shapes = ((576, 64, 16, 16), (1000, 128, 128, 64), (1000, 64, 64, 64), (1000, 128, 64, 128))
@@ -276,7 +228,7 @@ def main() -> int:
     report.part("training", time_training, LENGTHS[0], 128, 64)
 
     wrong = [name for name, check in report.checks.items() if not check["ok"]]
-    result = dict(**facts, ok=not wrong and bool(report.checks), wrong=wrong, errors=report.errors, checks=report.checks, rows=report.rows)
+    result = dict(**report.facts, ok=not wrong and bool(report.checks), wrong=wrong, errors=report.errors, checks=report.checks, rows=report.rows)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result), flush=True)

@@ -20,3 +20,14 @@ def narrow(x, dtype: tl.constexpr):
         big = tl.maximum(power, 0.015625) * (_HALVES / 8)
         x = (x + big) - big
     return x.to(dtype)
+
+
+@triton.jit
+def store_row(h, out, out_scale, row, cols, width, LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr):
+    """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale."""
+    if LARGEST > 0:
+        amax = tl.maximum(tl.max(tl.abs(h), 0), SMALLEST_AMAX)
+        tl.store(out_scale + row, amax / LARGEST)
+        tl.store(out + row * width + cols, narrow(h * (LARGEST / amax), out.dtype.element_ty), mask=cols < width)
+    else:
+        tl.store(out + row * width + cols, h.to(out.dtype.element_ty), mask=cols < width)

@@ -21,3 +21,8 @@ def autotune_configs(num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, .
 def first_or_all(configs: list[triton.Config]) -> list[triton.Config]:
     """What `autotune_configs` does with RUSHES_TUNE=0, for a list put together by hand."""
     return configs[:1] if triton.knobs.runtime.interpret or os.environ.get("RUSHES_TUNE") == "0" else configs
+
+
+def row_warps(padded: int) -> int:
+    """For a program that holds one row of so many channels: 16 a thread, as far as 16 warps go."""
+    return min(16, max(1, padded // 512))

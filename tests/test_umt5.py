@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny_umt5 import CONFIG, random_weights, write_tokenizer
 
+import kernels
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.prompt_cache import PromptCache
-from turbo_engine.models.umt5 import UMT5, Int8Linear, clean_prompt, to_int8
+from turbo_engine.models.umt5 import UMT5, Int8Linear, clean_prompt
 
 PROMPTS = ["a cat", "a dog, a cat and a long tail of words beyond the end", ""]
 
@@ -52,7 +53,7 @@ def test_eight_bits_are_near(tokenizer):
 
 def test_rows_in_eight_bits():
     weight = torch.randn(5, 70) * torch.tensor([1.0, 1e-3, 50.0, 0.0, 1.0])[:, None]
-    packed, scale = to_int8(weight)
+    packed, scale = kernels.quantize_rows(weight, format="int8", backend="torch")
     assert packed.dtype == torch.int8 and packed.abs().amax(1).tolist() == [127, 127, 127, 0, 127]
     assert ((packed * scale[:, None] - weight).abs() <= 0.5001 * scale[:, None]).all()
 

@@ -11,7 +11,7 @@ from turbo_engine.engine import Engine
 from turbo_engine.errors import RequestError, TurboError, WeightsError
 from turbo_engine.families.wan_files import find_files
 from turbo_engine.picture import cover, read_picture
-from turbo_engine.plan import GIB, choose, plans
+from turbo_engine.plan import ALL_STAYS, GIB, choose, plans
 from turbo_engine.presets import load_preset
 from turbo_engine.types import Preview, Progress, Request
 
@@ -145,7 +145,7 @@ def test_an_engine_with_little_room_brings_networks_in_turn_and_makes_the_same_c
         again = [last(i2v, Request("a cat", 3, mode, image=a_picture())).frames for mode in ("turbo", "full")]
         assert len(family._networks) == 1
     finally:
-        family.memory = None
+        family.memory = ALL_STAYS
     assert all(map(np.array_equal, clips, again))
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from turbo_engine.models.config import TIMESTEP_ROUNDINGS
 from turbo_engine.models.dit import DiT, TextContext
-from turbo_engine.schedule import TIMESTEP_ROUNDINGS, timestep_of
+from turbo_engine.schedule import timestep_of
 
 
 def denoised_from_velocity(latent: Tensor, velocity: Tensor, t: float) -> Tensor:

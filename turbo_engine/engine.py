@@ -14,6 +14,7 @@ from torch import Tensor
 
 from turbo_engine.errors import TurboError
 from turbo_engine.families import Family, open_family
+from turbo_engine.models.experts import expert_steps
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
@@ -166,13 +167,14 @@ class Engine:
 
         times = self._times(plan)
         steps = SAMPLERS[plan.sampler](denoise, draw(), times, draw)
-        for expert in self._family.steps(times.tolist()):
+        experts = self.preset.experts and expert_steps(times.tolist(), self.preset.experts.boundary)
+        for index in range(plan.num_steps):
             with watch.stage("denoise"):
                 step = next(steps)
             _require_finite(step.denoised, f"step {step.index}")
             left = plan.num_steps - step.index
             eta = watch.stages["denoise"] / step.index * left + (self._decode_s or 0.0)
-            yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta, str(expert or ""))
+            yield Progress("denoise", step.index, plan.num_steps, watch.elapsed, eta, str(experts[index]) if experts else "")
             if step.index in plan.preview_steps:
                 with watch.stage("preview"):
                     frames = self._to_frames(step.denoised[:, :, :PREVIEW_LATENT_FRAMES], fast=True)

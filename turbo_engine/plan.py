@@ -29,38 +29,42 @@ class MemoryPlan:
     line: str
 
 
+ALL_STAYS = MemoryPlan(4, "device", False, None, 0, "")
+"""On a CPU, where everything lies in one memory."""
+
+
 def elements(numbers, **options) -> int:
     return sum(math.prod(shape) for shape in shapes_of_numbers(numbers, **options).values())
 
 
 def plans(preset: Preset) -> list[MemoryPlan]:
     """Every way to run a Wan preset in bfloat16, the fastest first."""
-    from turbo_engine.families.wan_files import umt5_numbers
     experts = 1 if preset.experts is None else 2
     network = 2 * elements(preset.dit, sla=True)
     table = 2 * preset.umt5.vocab_size * preset.umt5.dim                 # in host memory always
-    text = 2 * elements(umt5_numbers(preset)) - table
+    text = 2 * elements(preset.umt5) - table
     vae, clip = 2 * elements(preset.vae), preset.clip
     pixels = max(width * height for width, height in clip.menu)
     tokens = pixels // 256 * (clip.max_num_frames // 4 + 1)
     denoising = tokens * (preset.dit.dim * 28 + preset.dit.ffn_dim * 2) * 2      # a guided step is a batch of two
     denoising += 2 * 4 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim
     result = []
-    for count, where, text_8bit, tile in (
-            (2 * experts, "device", False, None), (2 * experts, "host", False, None), (experts, "device", False, None),
-            (experts, "host", False, None), (1, "host", False, None), (1, "host", True, None), (1, "host", True, 32)):
+    ways = ((2 * experts, "device", False, None), (2 * experts, "host", False, None), (experts, "device", False, None),
+            (experts, "host", False, None), (1, "host", False, None), (1, "host", True, None), (1, "host", True, 32))
+    for count, where, text_8bit, tile in dict.fromkeys(ways):            # without experts two of them are one
         own_text = text // 2 if text_8bit else text
         decoding = pixels * 96 * 2 * 4 * 5 if tile is None else (8 * tile) ** 2 * 96 * 2 * 4 * 5 + pixels * clip.max_num_frames * 12
-        busiest = max(denoising, decoding) if where == "device" else max(denoising, decoding, own_text)
-        needed = count * network + vae + (own_text if where == "device" else 0) + busiest + RESERVE
-        if count == 1 and where == "host":                               # the network makes room for the text encoder
-            needed = max(network + max(denoising, decoding), own_text) + vae + RESERVE
+        busiest = max(denoising, decoding)
+        if where == "device":
+            needed = count * network + own_text + busiest
+        elif count > 1:
+            needed = count * network + max(busiest, own_text)
+        else:                                                            # the network makes room for the text encoder
+            needed = max(network + busiest, own_text)
         words = ("turbo and full stay" if count == 2 * experts else "turbo or full at a time" if count == experts else "one expert at a time",
                  "text encoder stays" if where == "device" else f"text encoder comes for each new prompt{' in 8 bits' if text_8bit else ''}",
                  "decoding in tiles" if tile else "")
-        plan = MemoryPlan(count, where, text_8bit, tile, needed, ", ".join(filter(None, words)))
-        if all((p.networks, p.text, p.text_8bit, p.tile) != (count, where, text_8bit, tile) for p in result):
-            result.append(plan)
+        result.append(MemoryPlan(count, where, text_8bit, tile, needed + vae + RESERVE, ", ".join(filter(None, words))))
     return result
 
 

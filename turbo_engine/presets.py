@@ -10,13 +10,20 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 from turbo_engine.errors import PresetError
-from turbo_engine.models.config import DiTConfig, TinyVAEConfig, UMT5Config, VAEConfig, WanVAEConfig, latent_frames
+from turbo_engine.models.config import (
+    TIMESTEP_ROUNDINGS,
+    DiTConfig,
+    TinyVAEConfig,
+    UMT5Config,
+    VAEConfig,
+    WanVAEConfig,
+    latent_frames,
+)
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "presets"
 TURBO_SAMPLERS = ("sde", "fixed-noise", "ode")
 FULL_SAMPLERS = ("unipc",)
 TEXT_ENCODERS = ("minilm", "umt5")
-TIMESTEP_ROUNDINGS = ("exact", "integer", "bfloat16")       # what `schedule.timestep_of` knows
 
 
 def _check(ok: bool, message: str) -> None:

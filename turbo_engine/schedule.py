@@ -7,7 +7,6 @@ from torch import Tensor
 RCM_ANGLES = (1.5, 1.4, 1.0)
 """TrigFlow angles of the 2nd, 3rd and 4th step (TurboDiffusion's choice; Zheng et al. 2025, arXiv:2510.08431)."""
 FLOW_SIGMA_MAX = 0.999       # where Wan's solver starts before the shift
-TIMESTEP_ROUNDINGS = ("exact", "integer", "bfloat16")
 
 
 def rcm_times(num_steps: int, sigma_max: float) -> Tensor:

@@ -44,7 +44,7 @@ class Progress:
     eta_s: float | None
     """Seconds left, from measured step times; None while nothing was measured."""
     expert: str = ""
-    """Which of two networks made the step, and its how manieth, "high-noise 1/2"; "" where there is one."""
+    """Of two networks, the one that made the step and which of its own steps it was, "high-noise 1/2"; "" where there is one."""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,7 @@
 import triton
 import triton.language as tl
 
-from kernels.narrow import narrow
-
-
-@triton.jit
-def store_row(h, out, out_scale, row, cols, width, LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr):
-    """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale."""
-    if LARGEST > 0:
-        amax = tl.maximum(tl.max(tl.abs(h), 0), SMALLEST_AMAX)
-        tl.store(out_scale + row, amax / LARGEST)
-        tl.store(out + row * width + cols, narrow(h * (LARGEST / amax), out.dtype.element_ty), mask=cols < width)
-    else:
-        tl.store(out + row * width + cols, h.to(out.dtype.element_ty), mask=cols < width)
+from kernels.narrow import store_row
 
 
 @triton.jit(do_not_specialize=["length"])

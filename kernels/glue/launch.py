@@ -5,6 +5,7 @@ from torch import Tensor
 
 from kernels.formats import FORMATS, LARGEST, SMALLEST_AMAX
 from kernels.glue.kernel import add_norm_kernel, gelu_kernel, norm_rope_kernel
+from kernels.tuning import row_warps
 
 
 def add_norm(x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype,
@@ -40,7 +41,7 @@ def norm_rope(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None, num
         with torch.cuda.device_of(x):
             norm_rope_kernel[(batch * length,)](x, weight.contiguous(), cos, sin, out, *x.stride()[:2], length, width, eps,
                                                 ROPE=rope is not None, HALF_DIM=width // num_heads // 2, WIDTH=padded,
-                                                num_warps=_warps(padded))
+                                                num_warps=row_warps(padded))
     return out.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
@@ -51,9 +52,4 @@ def _room(x: Tensor, dtype: torch.dtype, format: str | None) -> tuple[Tensor, Te
     out_scale = torch.empty(x.shape[:-1] if format else (1,), dtype=torch.float32, device=x.device)
     padded = triton.next_power_of_2(x.shape[-1])
     return out, out_scale, dict(LARGEST=LARGEST.get(target, 0.0), SMALLEST_AMAX=SMALLEST_AMAX, WIDTH=padded,
-                                num_warps=_warps(padded))
-
-
-def _warps(padded: int) -> int:
-    """16 channels a thread, as far as 16 warps go."""
-    return min(16, max(1, padded // 512))
+                                num_warps=row_warps(padded))

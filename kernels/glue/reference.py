@@ -3,11 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.sla.reference import widen
 from kernels.w8a8.reference import quantize_rows_reference
-
-
-def widen(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def add_norm_reference(x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor]:

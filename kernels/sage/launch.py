@@ -8,6 +8,7 @@ from kernels.formats import FORMATS, LARGEST, SMALLEST_AMAX
 from kernels.sage.kernel import attention_by_descriptors, attention_by_pointers, keys_kernel, queries_kernel, stats_kernel
 from kernels.sage.reference import KEY_BLOCK, LOG2E
 from kernels.sage.sparse import sparse_by_descriptors, sparse_by_pointers
+from kernels.sla.launch import can_describe, like_tokens
 from kernels.sla.reference import LINEAR_EPS
 
 STATS_PROGRAMS = 512
@@ -36,7 +37,7 @@ def check(q: Tensor, qk: str, pv: str) -> None:
 
 def by_descriptors(v: Tensor, pv: str) -> bool:
     """Hopper's copy engine can fetch the tiles: ours always, those of a 16-bit v where its addresses and strides allow."""
-    return v.is_cuda and torch.cuda.get_device_capability(v.device) >= (9, 0) and (pv == "fp8" or _can_describe(v))
+    return can_describe(v) if pv != "fp8" else v.is_cuda and torch.cuda.get_device_capability(v.device) >= (9, 0)
 
 
 def quantize_queries(q: Tensor, qk: str, mean_block: int = 0) -> tuple[Tensor, ...]:
@@ -87,17 +88,13 @@ def attend(q: Tensor, q8: Tensor, q_scale: Tensor, k8: Tensor, k_scale: Tensor, 
     """The attention of tensors that are rounded already; q gives the shape and dtype of the output, v the 16-bit values if v8 is empty."""
     batch, num_heads, length, head_dim = q.shape
     query_blocks, key_blocks, pv8 = q8.shape[2] // KEY_BLOCK, k8.shape[2] // KEY_BLOCK, v8.numel() > 0
-    o = torch.empty(batch, length, num_heads, head_dim, dtype=q.dtype, device=q.device).transpose(1, 2)
-    values = v8 if pv8 else v
-    tiles = q8, k8, values
-    if tma:
-        tiles = [_describe(q8.flatten(0, 2)), _describe(k8.flatten(0, 2)), _describe(v8.flatten(0, 2) if pv8 else v)]
+    o = like_tokens(q)
 
     def grid(meta):
         return triton.cdiv(length, meta["BLOCK_M"]), batch * num_heads
 
     kernel = attention_by_descriptors if tma else attention_by_pointers
-    kernel[grid](*tiles, q_scale, k_scale, v_scale, o, *v.stride()[:3], *o.stride()[:3], num_heads, length, v.shape[2], query_blocks,
+    kernel[grid](*_tiles(q8, k8, v8, v, tma), q_scale, k_scale, v_scale, o, *v.stride()[:3], *o.stride()[:3], num_heads, length, v.shape[2], query_blocks,
                  key_blocks, head_dim ** -0.5 * LOG2E, HEAD_DIM=head_dim, KEY_BLOCK=KEY_BLOCK, INT=q8.dtype == torch.int8, PV8=pv8, PERMUTE=permute,
                  TMA=tma)
     return o
@@ -108,24 +105,23 @@ def attend_sparse(q: Tensor, q8: Tensor, q_scale: Tensor, k8: Tensor, k_scale: T
     """`attend` over the key blocks of lut alone; linear: values, z and the projection's bias of the linear branch, added at the end."""
     batch, num_heads, length, head_dim = q.shape
     pv8 = v8.numel() > 0
-    o = torch.empty(batch, length, num_heads, head_dim, dtype=q.dtype, device=q.device).transpose(1, 2)
-    tiles = q8, k8, v8 if pv8 else v
-    if tma:
-        tiles = [_describe(q8.flatten(0, 2)), _describe(k8.flatten(0, 2)), _describe(v8.flatten(0, 2) if pv8 else v)]
+    o = like_tokens(q)
     values, z, bias = linear or (q, q_scale, q)         # never read without LINEAR
     kernel = sparse_by_descriptors if tma else sparse_by_pointers
     kernel[triton.cdiv(length, block_q), batch * num_heads](
-        *tiles, q, q_scale, k_scale, v_scale, o, lut, values, z, bias, *q.stride()[:3], *v.stride()[:3], *o.stride()[:3], num_heads,
+        *_tiles(q8, k8, v8, v, tma), q, q_scale, k_scale, v_scale, o, lut, values, z, bias, *q.stride()[:3], *v.stride()[:3], *o.stride()[:3], num_heads,
         length, q8.shape[2] // KEY_BLOCK, k8.shape[2] // KEY_BLOCK, lut.shape[-1], head_dim ** -0.5 * LOG2E, LINEAR_EPS,
         HEAD_DIM=head_dim, KEY_BLOCK=KEY_BLOCK, INT=q8.dtype == torch.int8, PV8=pv8, PERMUTE=permute, TMA=tma, LINEAR=linear is not None,
         BLOCK_M=block_q, BLOCK_N=block_k)
     return o
 
 
+def _tiles(q8: Tensor, k8: Tensor, v8: Tensor, v: Tensor, tma: bool) -> list[Tensor | TensorDescriptor]:
+    """What the walk loads its tiles from; v in 16 bits where v8 is empty."""
+    if not tma:
+        return [q8, k8, v8 if v8.numel() else v]
+    return [_describe(q8.flatten(0, 2)), _describe(k8.flatten(0, 2)), _describe(v8.flatten(0, 2) if v8.numel() else v)]
+
+
 def _describe(x: Tensor) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1] * x.ndim)          # the tile's shape comes with the config
-
-
-def _can_describe(x: Tensor) -> bool:
-    """Hopper's copy engine can fetch tiles of x: 16-bit elements, addresses and strides in steps of 16 bytes."""
-    return x.element_size() == 2 and x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 8 == 0 for stride in x.stride()[:3])

@@ -102,7 +102,7 @@ def _strides(*tensors: Tensor) -> list[int]:
     return [stride for x in tensors for stride in x.stride()[:3]]
 
 
-def _like_tokens(q: Tensor) -> Tensor:
+def like_tokens(q: Tensor) -> Tensor:
     """Room for [B, H, L, D] with the heads of a token side by side."""
     batch, num_heads, length, head_dim = q.shape
     return torch.empty(batch, length, num_heads, head_dim, dtype=q.dtype, device=q.device).transpose(1, 2)
@@ -153,9 +153,9 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, lut: Tensor, block_q: int, block_k
              linear: tuple[Tensor, Tensor, Tensor] | None = None, tma: bool | None = None) -> tuple[Tensor, Tensor]:
     """o and lse; linear: values, z and the projection's bias. tma: load tiles by descriptor; None means where it can be done."""
     batch, num_heads, length, head_dim = q.shape
-    o = _like_tokens(q)
+    o = like_tokens(q)
     lse = torch.empty(batch, num_heads, length, dtype=torch.float32, device=q.device)
-    tma = all(map(_can_describe, (q, k, v))) if tma is None else tma
+    tma = all(map(can_describe, (q, k, v))) if tma is None else tma
     tiles = q, k, v
     if tma:
         tiles = [TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, head_dim])
@@ -168,7 +168,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, lut: Tensor, block_q: int, block_k
     return o, lse
 
 
-def _can_describe(x: Tensor) -> bool:
+def can_describe(x: Tensor) -> bool:
     """Hopper's copy engine can fetch tiles of x: 16-bit elements, addresses and strides in steps of 16 bytes."""
     return (x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0) and x.element_size() == 2
             and x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 8 == 0 for stride in x.stride()[:3]))
@@ -178,7 +178,7 @@ def _backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, lut: Tens
               block_k: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, num_heads, length, head_dim = q.shape
     query_blocks, key_blocks = num_blocks(length, block_q), num_blocks(length, block_k)
-    dq, dk, dv = (_like_tokens(q) for _ in range(3))
+    dq, dk, dv = (like_tokens(q) for _ in range(3))
     delta = torch.empty_like(lse)
     shape = {"HEAD_DIM": head_dim, "BLOCK_M": block_q, "BLOCK_N": block_k}
     strides = _strides(q, k, v, o, do)

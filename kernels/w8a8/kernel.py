@@ -5,7 +5,7 @@ The number of rows is a run-time value: a new clip length runs the binary that i
 import triton
 import triton.language as tl
 
-from kernels.narrow import narrow
+from kernels.narrow import store_row
 from kernels.tuning import autotune_configs, first_or_all
 
 
@@ -15,9 +15,7 @@ def rows_kernel(x, x8, scale, stride, width, LARGEST: tl.constexpr, SMALLEST_AMA
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, WIDTH)
     tile = tl.load(x + row * stride + cols, mask=cols < width, other=0.0).to(tl.float32)
-    amax = tl.maximum(tl.max(tl.abs(tile), 0), SMALLEST_AMAX)
-    tl.store(x8 + row * width + cols, narrow(tile * (LARGEST / amax), x8.dtype.element_ty), mask=cols < width)
-    tl.store(scale + row, amax / LARGEST)
+    store_row(tile, x8, scale, row, cols, width, LARGEST, SMALLEST_AMAX)
 
 
 def set_tiles(arguments: dict) -> None:

@@ -6,6 +6,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.choice import fastest
 from kernels.formats import LARGEST, SMALLEST_AMAX
+from kernels.tuning import row_warps
 from kernels.w8a8 import library
 from kernels.w8a8.kernel import linear_by_descriptors, linear_by_pointers, rows_kernel
 
@@ -20,7 +21,7 @@ def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if len(rows):
         with torch.cuda.device_of(x):
             rows_kernel[(len(rows),)](rows, x8, scale, rows.stride(0), width, LARGEST=LARGEST[dtype], SMALLEST_AMAX=SMALLEST_AMAX,
-                                      WIDTH=padded, num_warps=min(16, max(1, padded // 512)))
+                                      WIDTH=padded, num_warps=row_warps(padded))
     return x8, scale
 
 

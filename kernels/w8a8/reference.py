@@ -21,10 +21,10 @@ def linear8_reference(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, 
     return (y if bias is None else y + bias.double()).to(dtype)
 
 
-def dequantize_blocks(w8: Tensor, block_scale: Tensor) -> Tensor:
+def dequantize_blocks(w8: Tensor, block_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Weights of the released checkpoints as they are meant: w8 * scale, a scale for each 128 x 128 block.
 
-    Args: w8 [N, K] int8; block_scale [ceil(N / 128), ceil(K / 128)] float32. Returns: [N, K] float32.
+    Args: w8 [N, K] int8; block_scale [ceil(N / 128), ceil(K / 128)] float32. Returns: [N, K], float32 rounded to dtype.
     Source: TurboDiffusion's quantiser, scale = amax / 128 over the block, rounded to nearest.
     """
     outs, width = w8.shape
@@ -32,8 +32,11 @@ def dequantize_blocks(w8: Tensor, block_scale: Tensor) -> Tensor:
     if w8.dtype != torch.int8 or tuple(block_scale.shape) != wanted:
         raise ValueError(f"block_scale: expected shape {list(wanted)} for int8 weights [{outs}, {width}], got "
                          f"{list(block_scale.shape)} for {w8.dtype}")
-    spread = block_scale.float().repeat_interleave(BLOCK, 0)[:outs].repeat_interleave(BLOCK, 1)[:, :width]
-    return w8.float() * spread
+    weight = torch.empty(outs, width, dtype=dtype, device=w8.device)
+    for i, line in enumerate(block_scale.float()):             # a band of blocks at a time: a large matrix fits in float32 only once
+        band = slice(i * BLOCK, (i + 1) * BLOCK)
+        weight[band] = w8[band].float() * line.repeat_interleave(BLOCK)[:width]
+    return weight
 
 
 def requantize_blocks(w8: Tensor, block_scale: Tensor, format: str) -> tuple[Tensor, Tensor, float]:

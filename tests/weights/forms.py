@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from turbo_engine.models.config import DiTConfig
-from turbo_engine.weights import TinyNumbers, UMT5Numbers, VAENumbers
+from turbo_engine.models.config import DiTConfig, UMT5Config
+from turbo_engine.weights import TinyNumbers, VAENumbers
 
 DIT = DiTConfig(dim=192, num_heads=2, num_layers=2, ffn_dim=320, in_channels=16, out_channels=16, prediction="velocity",
                 patch_size=(1, 2, 2), text_dim=48, text_len=8, freq_dim=32, time_max_freq=1.0, rope_theta=10_000.0, eps=1e-6)
-UMT5 = UMT5Numbers(vocab_size=64, dim=32, ffn_dim=48, num_layers=2, num_heads=4, head_dim=8, num_buckets=32)
+UMT5 = UMT5Config(vocab_size=64, dim=32, ffn_dim=48, num_layers=2, num_heads=4, head_dim=8, num_buckets=32, max_distance=128)
 VAE = VAENumbers(latent_channels=16, width=8)
 TINY = TinyNumbers(widths=(16, 8, 8, 8), encoder_width=8)
 LINEARS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.k", "cross_attn.v", "cross_attn.o",

@@ -26,13 +26,13 @@ from forms import (
 from safetensors.torch import load_file
 from transformers import UMT5Config, UMT5EncoderModel
 
+from kernels.w8a8.reference import dequantize_blocks
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import WanVAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.weights import MODELS, check_experts, identify, open_checkpoint, scan
 from turbo_engine.weights.architecture import ROLE_OF, shapes_of_numbers
-from turbo_engine.weights.checkpoint import dequantise_blocks
 from turbo_engine.weights.container import DTYPES, header_bytes
 from turbo_engine.weights.layouts import LAYOUTS, expected_of
 
@@ -130,7 +130,7 @@ def diffusers_name(key):
 
 def test_dequantising_by_hand():
     blocks, scale = torch.tensor([[2, -128], [127, 0]], dtype=torch.int8), torch.tensor([[0.5]])
-    assert dequantise_blocks(blocks, scale).tolist() == [[1.0, -64.0], [63.5, 0.0]]
+    assert dequantize_blocks(blocks, scale).tolist() == [[1.0, -64.0], [63.5, 0.0]]
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -290,7 +290,8 @@ def test_host_memory_stays_below_the_largest_shard(tmp_path):
     folder = save_shards(tmp_path / "text_encoder", state, 3, stem="model")
     largest = max(path.stat().st_size for path in folder.glob("*.safetensors"))
     script = f"""
-from turbo_engine.weights import UMT5Numbers, open_checkpoint
+from turbo_engine.models.config import UMT5Config
+from turbo_engine.weights import open_checkpoint
 def memory(name):
     return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) << 10
 def growth(keep=False):

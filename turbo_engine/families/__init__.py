@@ -6,7 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from turbo_engine.models.experts import CountingDenoise, ExpertStep
+from turbo_engine.denoiser import Denoiser
+from turbo_engine.models.dit import DiT, TextContext
+from turbo_engine.models.experts import CountingDenoise
 from turbo_engine.presets import Preset
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
@@ -31,9 +33,6 @@ class Family(Protocol):
     def denoiser(self, request: Request) -> CountingDenoise:
         """For one resolved request: its prompt read, its networks at hand, what it starts from encoded. Raises: RequestError."""
 
-    def steps(self, times: list[float]) -> list[ExpertStep | None]:
-        """Which expert makes each step, where there are two."""
-
     def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:
         """Frames [1, 3, T, H, W] in [0, 1] of a latent [1, C, T', H', W'] as they come. fast: by the preview's decoder, if there is one."""
 
@@ -55,3 +54,17 @@ def open_family(preset: Preset, weights: Path | None, device: torch.device, dtyp
         return Pocket(preset, device, dtype, between_blocks=between_blocks, tell=tell, encoder=encoder)
     from turbo_engine.families.wan import Wan
     return Wan(preset, weights or preset.folder, device, dtype, between_blocks=between_blocks, tell=tell)
+
+
+def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[str], TextContext],
+                condition: Tensor | None = None) -> Denoiser:
+    """One network as a resolved request wants it: guided away from the negative prompt, or the preset's, in a full render.
+
+    read: prompt -> what the network's cross-attention sees of it, kept by the caller. condition: as `Denoiser`.
+    """
+    settings = preset.turbo if request.mode == "turbo" else preset.full
+    context, away = read(request.prompt.strip()), None
+    if request.guidance_scale != 1:
+        away = read(request.negative_prompt.strip() or preset.full.negative_prompt)
+    return Denoiser(network, context, unconditional=away, guidance_scale=request.guidance_scale, rounding=settings.rounding,
+                    condition=condition)

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.distill.world import load_world
-from turbo_engine.families import Tell
+from turbo_engine.families import Tell, denoiser_of
 from turbo_engine.models.dit import DiT
-from turbo_engine.models.experts import ExpertStep
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 from turbo_engine.presets import Preset
@@ -57,17 +56,9 @@ class Pocket:
         return ["attention: torch sdpa, dense", f"linear: torch {library}", f"convolution: torch {convolution}, channels last"]
 
     def denoiser(self, request: Request) -> Denoiser:
-        settings = self.preset.turbo if request.mode == "turbo" else self.preset.full
         role = ROLE[request.mode]
         network = self._networks[role]
-        context = self._contexts.get(role, network, request.prompt.strip())
-        if request.guidance_scale == 1:
-            return Denoiser(network, context, rounding=settings.rounding)
-        away = self._contexts.get(role, network, request.negative_prompt.strip() or self.preset.full.negative_prompt)
-        return Denoiser(network, context, unconditional=away, guidance_scale=request.guidance_scale, rounding=settings.rounding)
-
-    def steps(self, times: list[float]) -> list[ExpertStep | None]:
-        return [None] * (len(times) - 1)
+        return denoiser_of(request, self.preset, network, lambda prompt: self._contexts.get(role, network, prompt))
 
     def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:
         yield self._vae.decode(latent)

@@ -9,17 +9,17 @@ from torch import Tensor
 from turbo_engine.accelerate import fit_sparse_attention
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError
-from turbo_engine.families import Tell
-from turbo_engine.families.wan_files import WanFiles, find_files, network_names, tiny_numbers, umt5_numbers
+from turbo_engine.families import Tell, denoiser_of
+from turbo_engine.families.wan_files import WanFiles, find_files, network_names, tiny_numbers
 from turbo_engine.models.dit import DiT
-from turbo_engine.models.experts import CountingDenoise, Experts, ExpertStep, expert_steps
+from turbo_engine.models.experts import CountingDenoise, Experts
 from turbo_engine.models.first_frame import first_frame_condition
 from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.umt5 import UMT5
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.picture import cover, read_picture
-from turbo_engine.plan import MemoryPlan, choose
+from turbo_engine.plan import ALL_STAYS, MemoryPlan, choose
 from turbo_engine.presets import Preset
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
@@ -38,7 +38,7 @@ class Wan:
         self.files = find_files(preset, folder)
         self._check_experts()
         self.memory = _plan(preset, device)
-        self.plan = self.memory.line if self.memory else ""
+        self.plan = self.memory.line
         self.weights = {name: _named(identity) for name, identity in self._parts(self.files)}
         self.method = "rCM, by TurboDiffusion"
         self._networks: OrderedDict[str, DiT] = OrderedDict()
@@ -51,8 +51,8 @@ class Wan:
                 self._tiny = self._filled(checkpoint, TinyVAE, preset.tiny_vae, leave_out=("encoder.*",))
         tell("Reading the text encoder")
         self._encoder = self._open_encoder(folder)
-        token_bytes = 4 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize // 2
-        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]), max(4, CONTEXT_BYTES // token_bytes))
+        prompt_bytes = 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize
+        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]), max(4, CONTEXT_BYTES // prompt_bytes))
         self._condition: tuple[tuple, Tensor] | None = None
         self.vocabulary = Vocabulary(None, text_len=preset.text.text_len, count_tokens=self._encoder.num_tokens)
         for name in network_names(preset, "turbo"):
@@ -81,18 +81,17 @@ class Wan:
         return checkpoint.load_into(model, self.device, self.dtype, **options).eval().requires_grad_(False)
 
     def _open_encoder(self, folder: Path) -> UMT5:
-        with open_checkpoint(self.files.text_encoder.path, umt5_numbers(self.preset)) as checkpoint:
+        with open_checkpoint(self.files.text_encoder.path, self.preset.umt5) as checkpoint:
             weights = dict(checkpoint.tensors("cpu", self.dtype))
-        idle = torch.device("cpu") if self.memory is not None and self.memory.text == "host" else None
+        idle = torch.device("cpu") if self.memory.text == "host" else None
         return UMT5(self.preset.umt5, weights, self.files.tokenizer, text_len=self.preset.text.text_len, device=self.device, dtype=self.dtype,
-                    idle=idle, eight_bit=self.memory is not None and self.memory.text_8bit, cache=PromptCache(folder / "prompts"),
+                    idle=idle, eight_bit=self.memory.text_8bit, cache=PromptCache(folder / "prompts"),
                     name=_named(self.files.text_encoder))
 
     def _network(self, name: str) -> DiT:
         """On the device, in place of the one not used for longest where the plan has no room for it beside the others."""
         if name not in self._networks:
-            most = len(self.files.networks) if self.memory is None else self.memory.networks
-            while len(self._networks) >= most:
+            while len(self._networks) >= self.memory.networks:
                 self._networks.popitem(last=False)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -124,21 +123,11 @@ class Wan:
 
         def open_network(name: str) -> Denoiser:
             network = self._network(name)
-            context = self._contexts.get(name, network, request.prompt.strip())
-            settings, options = self.preset.turbo, {}
-            if request.guidance_scale != 1:
-                negative = request.negative_prompt.strip() or self.preset.full.negative_prompt
-                options = {"unconditional": self._contexts.get(name, network, negative), "guidance_scale": request.guidance_scale}
-            if request.mode == "full":
-                settings = self.preset.full
-            return Denoiser(network, context, rounding=settings.rounding, condition=condition, **options)
+            return denoiser_of(request, self.preset, network, lambda prompt: self._contexts.get(name, network, prompt), condition)
 
         if self.preset.experts is None:
             return open_network(request.mode)
         return Experts(lambda expert: open_network(f"{request.mode} {expert}"), self.preset.experts.boundary)
-
-    def steps(self, times: list[float]) -> list[ExpertStep | None]:
-        return [None] * (len(times) - 1) if self.preset.experts is None else expert_steps(times, self.preset.experts.boundary)
 
     @torch.inference_mode()
     def _start(self, request: Request) -> Tensor:
@@ -148,8 +137,7 @@ class Wan:
         if self._condition is None or self._condition[0] != key:
             picture = cover(read_picture(request.image), request.width, request.height)
             image = torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None] / 255
-            tile = self.memory.tile if self.memory else None
-            self._condition = key, first_frame_condition(self._vae, image, *size, tile=tile)
+            self._condition = key, first_frame_condition(self._vae, image, *size, tile=self.memory.tile)
         return self._condition[1]
 
     @torch.inference_mode()
@@ -157,7 +145,7 @@ class Wan:
         if fast and self._tiny is not None:
             parts = self._tiny.decode_chunks(latent)
         else:
-            parts = self._vae.decode_chunks(latent, tile=self.memory.tile if self.memory else None)
+            parts = self._vae.decode_chunks(latent, tile=self.memory.tile)
         for part in parts:
             self._between()
             yield part
@@ -172,9 +160,8 @@ class Wan:
         Denoiser(network, context, rounding=self.preset.turbo.rounding, condition=condition)(latent, 0.5)
 
 
-def _plan(preset: Preset, device: torch.device) -> MemoryPlan | None:
-    """None on a CPU, where everything lies in the same memory."""
-    return choose(preset, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+def _plan(preset: Preset, device: torch.device) -> MemoryPlan:
+    return choose(preset, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else ALL_STAYS
 
 
 def _named(identity: Identity) -> str:

@@ -1,12 +1,12 @@
 """Which of the files in a user's folder are the parts of a Wan preset, by their content."""
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.experts import HIGH, LOW
 from turbo_engine.presets import Preset
-from turbo_engine.weights import Identity, TinyNumbers, UMT5Numbers, scan
-from turbo_engine.weights.identify import size_of
+from turbo_engine.weights import Identity, TinyNumbers, scan
+from turbo_engine.weights.identify import size_of, size_text
 
 TOKENIZER = "tokenizer.json"
 
@@ -26,10 +26,6 @@ def network_names(preset: Preset, mode: str) -> tuple[str, ...]:
     return (mode,) if preset.experts is None else (f"{mode} {HIGH}", f"{mode} {LOW}")
 
 
-def umt5_numbers(preset: Preset) -> UMT5Numbers:
-    return UMT5Numbers(**{f.name: getattr(preset.umt5, f.name) for f in fields(UMT5Numbers)})
-
-
 def tiny_numbers(preset: Preset) -> TinyNumbers:
     return TinyNumbers(widths=preset.tiny_vae.widths, latent_channels=preset.tiny_vae.latent_channels)
 
@@ -46,14 +42,13 @@ def find_files(preset: Preset, folder: Path) -> WanFiles:
         raise WeightsError(f"{error}; weights of {preset.name} go there, or name their folder with --weights DIR") from error
 
     def pick(numbers, role: str, kind: str = "", expert: str = "") -> Identity | None:
-        words = ", ".join(f"{what} {value}" for what, value in size_of(numbers).items())
-        fits = [identity for identity in found if identity.role == role and identity.size == words
-                and (not kind or identity.kind == kind) and (not expert or identity.expert == expert)]
-        return fits[0] if fits else None
+        size = size_text(size_of(numbers))
+        return next((identity for identity in found if identity.role == role and identity.size == size
+                     and (not kind or identity.kind == kind) and (not expert or identity.expert == expert)), None)
 
     networks = {name: pick(preset.dit, "dit", mode, name.partition(" ")[2])
                 for mode in ("turbo", "full") for name in network_names(preset, mode)}
-    vae, text = pick(preset.vae, "vae"), pick(umt5_numbers(preset), "text_encoder")
+    vae, text = pick(preset.vae, "vae"), pick(preset.umt5, "text_encoder")
     tokenizer = next((path for pattern in (TOKENIZER, f"*/{TOKENIZER}", f"*/*/{TOKENIZER}") for path in sorted(folder.glob(pattern))), None)
     needed = {**{f"{name} network": networks[name] for name in network_names(preset, "turbo")}, "video autoencoder": vae,
               "text encoder": text, TOKENIZER: tokenizer}

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 
 PREDICTIONS = ("velocity", "x0")
+TIMESTEP_ROUNDINGS = ("exact", "integer", "bfloat16")       # what `schedule.timestep_of` knows
 
 
 @dataclass(frozen=True)

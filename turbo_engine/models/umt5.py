@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import kernels
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import UMT5Config
 from turbo_engine.models.prompt_cache import PromptCache
@@ -36,12 +37,6 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (F.linear(x, self.weight.to(x.dtype)).float() * self.scale).to(x.dtype)
-
-
-def to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [out, in] rounded to int8 by their largest magnitude. Returns: int8 [out, in], scale [out] float32."""
-    scale = weight.float().abs().amax(1).clamp(min=1e-30) / 127
-    return (weight.float() / scale[:, None]).round().to(torch.int8), scale
 
 
 class UMT5:
@@ -75,7 +70,7 @@ class UMT5:
             for key in linears:
                 linear = self._model.get_submodule(key)
                 self._model.set_submodule(key, Int8Linear(linear.in_features, linear.out_features))
-                packed, scale = to_int8(state[f"{key}.weight"].to(self.device))
+                packed, scale = kernels.quantize_rows(state[f"{key}.weight"].to(self.device), format="int8", backend="torch")
                 state[f"{key}.weight"], state[f"{key}.scale"] = packed.to(self.idle), scale.to(self.idle)
         self._state = {key: tensor.to(self.idle, dtype if tensor.is_floating_point() and not key.endswith(".scale") else tensor.dtype)
                        for key, tensor in state.items()}

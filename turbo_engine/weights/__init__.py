@@ -18,7 +18,7 @@ The app's own weights, `presets/pocket/`, are 8-bit rows with a manifest: `save_
     python -m turbo_engine.weights convert FILE.pth [--out FILE.safetensors]
     python -m turbo_engine.weights fetch OWNER/NAME FILE... [--to FOLDER]
 """
-from turbo_engine.weights.architecture import MODELS, TinyNumbers, UMT5Numbers, VAENumbers
+from turbo_engine.weights.architecture import MODELS, TinyNumbers, VAENumbers
 from turbo_engine.weights.checkpoint import Checkpoint, check_experts, identify, open_checkpoint, scan
 from turbo_engine.weights.convert import convert
 from turbo_engine.weights.fetch import HubFile, fetch
@@ -33,6 +33,6 @@ from turbo_engine.weights.pocket import (
     shapes_of,
 )
 
-__all__ = ["MODELS", "Checkpoint", "HubFile", "Identity", "TinyNumbers", "UMT5Numbers", "VAENumbers", "check_experts", "convert", "fetch",
+__all__ = ["MODELS", "Checkpoint", "HubFile", "Identity", "TinyNumbers", "VAENumbers", "check_experts", "convert", "fetch",
            "fill", "identify", "load_weights", "manifest_path", "open_checkpoint", "read_manifest", "row_quantization_error", "save_weights",
            "scan", "shapes_of"]

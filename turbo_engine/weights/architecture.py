@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from turbo_engine.models.config import DiTConfig, WanVAEConfig
+from turbo_engine.models.config import DiTConfig, UMT5Config, WanVAEConfig
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -25,19 +25,6 @@ class VAENumbers:
 
 
 @dataclass(frozen=True)
-class UMT5Numbers:
-    """The encoder half of umT5."""
-
-    vocab_size: int = 256_384
-    dim: int = 4096
-    ffn_dim: int = 10_240
-    num_layers: int = 24
-    num_heads: int = 64
-    head_dim: int = 64
-    num_buckets: int = 32
-
-
-@dataclass(frozen=True)
 class TinyNumbers:
     """taehv's autoencoder for Wan 2.1 latents. widths: of the decoder, coarse to fine; grow: frames made of one at each level."""
 
@@ -48,8 +35,8 @@ class TinyNumbers:
     pool: tuple[int, int, int] = (2, 2, 1)
 
 
-Numbers = DiTConfig | WanVAEConfig | VAENumbers | UMT5Numbers | TinyNumbers
-ROLE_OF = {DiTConfig: "dit", WanVAEConfig: "vae", VAENumbers: "vae", UMT5Numbers: "text_encoder", TinyNumbers: "tiny_decoder"}
+Numbers = DiTConfig | WanVAEConfig | VAENumbers | UMT5Config | TinyNumbers
+ROLE_OF = {DiTConfig: "dit", WanVAEConfig: "vae", VAENumbers: "vae", UMT5Config: "text_encoder", TinyNumbers: "tiny_decoder"}
 ROLE_NAMES = {"dit": "the video transformer", "vae": "the video autoencoder", "text_encoder": "the text encoder",
               "tiny_decoder": "the tiny decoder"}
 
@@ -66,7 +53,7 @@ MODELS: dict[str, Numbers] = {
     "Wan2.1-T2V-14B": wan_dit(5120, 40, 40, 13_824),
     "Wan2.2-I2V-A14B": wan_dit(5120, 40, 40, 13_824, in_channels=36),
     "Wan2.1-VAE": VAENumbers(),
-    "UMT5-XXL": UMT5Numbers(),
+    "UMT5-XXL": UMT5Config(256_384, 4096, 10_240, 24, 64, 64, 32, 128),
     "taew2_1": TinyNumbers(),
 }
 
@@ -182,7 +169,7 @@ def _vae(c: WanVAEConfig | VAENumbers) -> Iterator[tuple[str, Shape]]:
     yield from _conv("decoder.head.2", 3, width, 3, 3, 3)
 
 
-def _umt5(c: UMT5Numbers) -> Iterator[tuple[str, Shape]]:
+def _umt5(c: UMT5Config) -> Iterator[tuple[str, Shape]]:
     inner = c.num_heads * c.head_dim
     yield "shared.weight", (c.vocab_size, c.dim)
     for n in range(c.num_layers):
@@ -226,4 +213,4 @@ def _tiny(c: TinyNumbers) -> Iterator[tuple[str, Shape]]:
 
 
 _TENSORS: dict[type, Callable[..., Iterator[tuple[str, Shape]]]] = {
-    DiTConfig: _dit, WanVAEConfig: _vae, VAENumbers: _vae, UMT5Numbers: _umt5, TinyNumbers: _tiny}
+    DiTConfig: _dit, WanVAEConfig: _vae, VAENumbers: _vae, UMT5Config: _umt5, TinyNumbers: _tiny}

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kernels.w8a8.reference import dequantize_blocks
 from turbo_engine.errors import WeightsError
 from turbo_engine.weights.architecture import ROLE_NAMES, ROLE_OF, Numbers
 from turbo_engine.weights.container import Entry, Progress, Shard
-from turbo_engine.weights.identify import Identity, identify_tensors, size_of, size_words
-from turbo_engine.weights.layouts import BLOCK, Expected, Layout, expected_of, normal_keys
+from turbo_engine.weights.identify import Identity, identify_tensors, size_of, size_text, size_words
+from turbo_engine.weights.layouts import Expected, Layout, expected_of, normal_keys
 from turbo_engine.weights.pocket import ROLES
 from turbo_engine.weights.shards import PICKLE_SUFFIXES, ShardSet, open_shards
 
@@ -35,7 +36,7 @@ def open_checkpoint(path: Path | str, numbers: Numbers, *, kind: str = "", exper
 
     Args:
         path: a .safetensors file, an index, or a folder of shards; any layout that `identify` knows.
-        numbers: of the model, which also say its role: DiTConfig, VAENumbers, UMT5Numbers or TinyNumbers.
+        numbers: of the model, which also say its role: DiTConfig, VAENumbers (or WanVAEConfig), UMT5Config or TinyNumbers.
         kind: "turbo" or "full" for a DiT, "" for either. expert: "high-noise" or "low-noise"; refused if the other is told.
     Returns: the checkpoint, a context manager. Raises: WeightsError with file, expected, found, the way out.
     """
@@ -89,7 +90,7 @@ class Checkpoint:
                     yield _stem(expected.key) + "scale", self._scales[expected.key].to(device, copy=True)
             elif expected.part == "int8" and dequantise:
                 blocks = _moved(shard, entry, device, None)
-                yield expected.key, dequantise_blocks(blocks, self._scales[expected.key].to(device), dtype or torch.float32)
+                yield expected.key, dequantize_blocks(blocks, self._scales[expected.key].to(device), dtype or torch.float32)
             elif expected.part == "int8":
                 yield _stem(expected.key) + "int8_weight", _moved(shard, entry, device, None)
             else:
@@ -171,16 +172,6 @@ class Checkpoint:
         return scales
 
 
-def dequantise_blocks(blocks: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """real = int8 * scale of its 128x128 block. blocks [rows, columns]; scale [ceil(rows/128), ceil(columns/128)] float32."""
-    rows, columns = blocks.shape
-    weight = torch.empty(rows, columns, dtype=dtype, device=blocks.device)
-    for i, line in enumerate(scale):
-        part = slice(i * BLOCK, (i + 1) * BLOCK)
-        weight[part] = blocks[part].float() * line.repeat_interleave(BLOCK)[:columns]
-    return weight
-
-
 def check_experts(high: Checkpoint, low: Checkpoint) -> None:
     """Refuse one expert given twice, and experts that say they are swapped. Raises: WeightsError."""
     for checkpoint, wanted in ((high, "high-noise"), (low, "low-noise")):
@@ -245,8 +236,7 @@ def _check_nature(identity: Identity, numbers: Numbers, kind: str, expert: str) 
     if identity.role != role:
         raise WeightsError(f"{path}: expected {ROLE_NAMES[role]}, found {ROLE_NAMES[identity.role]}: it looks like {identity}; "
                            "name the right file")
-    wanted = ", ".join(f"{what} {value}" for what, value in size_of(numbers).items())
-    if identity.size != wanted:
+    if identity.size != size_text(size_of(numbers)):
         raise WeightsError(f"{path}: expected {size_words(numbers)}, found {identity.size}: it looks like {identity}; "
                            "choose the preset of that size, or name the right file")
     if kind and identity.kind != kind:

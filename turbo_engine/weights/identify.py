@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from turbo_engine.models.config import DiTConfig
+from turbo_engine.models.config import DiTConfig, UMT5Config
 from turbo_engine.weights.architecture import (
     MODELS,
     ROLE_NAMES,
@@ -13,7 +13,6 @@ from turbo_engine.weights.architecture import (
     Numbers,
     Shape,
     TinyNumbers,
-    UMT5Numbers,
 )
 from turbo_engine.weights.layouts import Layout, layout_of, normal_keys
 
@@ -113,25 +112,29 @@ def measure(layout: Layout, shapes: Mapping[str, Shape]) -> tuple[str, str]:
     """(name of `MODELS` or "", the size in words) by the shapes that tell sizes apart, whatever else is broken."""
     measures = _MEASURES[layout.role](layout, shapes)
     names = [name for name, numbers in MODELS.items() if ROLE_OF[type(numbers)] == layout.role and size_of(numbers) == measures]
-    words = ", ".join(f"{what} {value if value is not None else 'unknown'}" for what, value in measures.items())
-    return (names[0] if names else "", words)
+    return (names[0] if names else "", size_text(measures))
 
 
 def size_of(numbers: Numbers) -> dict[str, int | None]:
     """The measures of a model that `measure` can read off a file."""
     if isinstance(numbers, DiTConfig):
         return {"width": numbers.dim, "layers": numbers.num_layers, "ffn": numbers.ffn_dim, "input channels": numbers.in_channels}
-    if isinstance(numbers, UMT5Numbers):
+    if isinstance(numbers, UMT5Config):
         return {"width": numbers.dim, "layers": numbers.num_layers, "ffn": numbers.ffn_dim, "vocabulary": numbers.vocab_size}
     if isinstance(numbers, TinyNumbers):
         return {"width": numbers.widths[0], "latent channels": numbers.latent_channels}
     return {"width": numbers.width, "latent channels": numbers.latent_channels}
 
 
+def size_text(measures: Mapping[str, int | None]) -> str:
+    """`Identity.size` of a file with these measures."""
+    return ", ".join(f"{what} {value if value is not None else 'unknown'}" for what, value in measures.items())
+
+
 def size_words(numbers: Numbers) -> str:
     role = ROLE_OF[type(numbers)]
     name = next((name for name, known in MODELS.items() if ROLE_OF[type(known)] == role and size_of(known) == size_of(numbers)), "")
-    words = ", ".join(f"{what} {value}" for what, value in size_of(numbers).items())
+    words = size_text(size_of(numbers))
     return f"{name} ({words})" if name else f"{ROLE_NAMES[role]} of {words}"
 
 

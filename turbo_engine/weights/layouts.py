@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from kernels.w8a8.reference import BLOCK
 from turbo_engine.weights.architecture import (
     ROLE_OF,
     Numbers,
@@ -17,7 +18,6 @@ from turbo_engine.weights.architecture import (
 )
 
 FLOATS = ("BF16", "F32", "F16")
-BLOCK = 128                                # rows and columns that share one scale of a quantised weight
 _PREFIXES = ("net.", "model.diffusion_model.", "module.", "_orig_mod.")
 _INFIX = "_checkpoint_wrapped_module."
 _PROJ_L = re.compile(r"\.(self_attn|attn1)\.(?:attn_op\.local_attn|local_attn|attn_impl)\.proj_l\.")
