@@ -24,10 +24,13 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def store_row(h, out, out_scale, row, cols, width, LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr):
-    """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale."""
+    """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale.
+
+    Divisions are rounded as torch rounds them: rows of few bits (bf16) often lie exactly half-way between two 8-bit numbers.
+    """
     if LARGEST > 0:
         amax = tl.maximum(tl.max(tl.abs(h), 0), SMALLEST_AMAX)
-        tl.store(out_scale + row, amax / LARGEST)
-        tl.store(out + row * width + cols, narrow(h * (LARGEST / amax), out.dtype.element_ty), mask=cols < width)
+        tl.store(out_scale + row, tl.div_rn(amax, LARGEST))
+        tl.store(out + row * width + cols, narrow(h * tl.div_rn(LARGEST, amax), out.dtype.element_ty), mask=cols < width)
     else:
         tl.store(out + row * width + cols, h.to(out.dtype.element_ty), mask=cols < width)

@@ -57,8 +57,9 @@ def queries_kernel(q, q8, q_scale, means, stride_b, stride_h, stride_l, heads, l
     tile = tile.to(tl.float32)
     amax = tl.maximum(tl.max(tl.abs(tile), 1), SMALLEST_AMAX)
     rows = pair.to(tl.int64) * tl.num_programs(0) * BLOCK + start + tl.arange(0, BLOCK)
-    tl.store(q_scale + rows, amax / LARGEST)
-    tl.store(q8 + rows[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :], narrow(tile * (LARGEST / amax)[:, None], q8.dtype.element_ty))
+    tl.store(q_scale + rows, tl.div_rn(amax, LARGEST))
+    tile8 = narrow(tile * tl.div_rn(LARGEST, amax)[:, None], q8.dtype.element_ty)
+    tl.store(q8 + rows[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :], tile8)
     if MEAN_BLOCK > 0:
         sums = tl.sum(tile.reshape(BLOCK // MEAN_BLOCK, MEAN_BLOCK, HEAD_DIM), 1)
         first = start + tl.arange(0, BLOCK // MEAN_BLOCK) * MEAN_BLOCK
@@ -68,12 +69,12 @@ def queries_kernel(q, q8, q_scale, means, stride_b, stride_h, stride_l, heads, l
 
 
 @triton.jit(do_not_specialize=_RUN_TIME)
-def keys_kernel(k, v, k_mean, v_scale, k8, k_scale, v8, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, heads, length,
-                LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, PV8: tl.constexpr,
-                PERMUTE: tl.constexpr):
+def keys_kernel(k, v, k_mean, v_amax, k8, k_scale, v8, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, heads, length,
+                LARGEST: tl.constexpr, LARGEST_V: tl.constexpr, SMALLEST_AMAX: tl.constexpr, HEAD_DIM: tl.constexpr,
+                BLOCK: tl.constexpr, PV8: tl.constexpr, PERMUTE: tl.constexpr):
     """One block of k less its mean, and of v, to 8 bits; grid (blocks, B * H).
 
-    k_mean, v_scale [B, H, D]; k8 [B, H, blocks * BLOCK, D]; k_scale [B, H, blocks]; v8 [B, H, D, blocks * BLOCK]. Padding is zero.
+    k_mean, v_amax [B, H, D]; k8 [B, H, blocks * BLOCK, D]; k_scale [B, H, blocks]; v8 [B, H, D, blocks * BLOCK]. Padding is zero.
     """
     block, pair = tl.program_id(0), tl.program_id(1)
     batch, head, start = pair // heads, pair % heads, block * BLOCK
@@ -82,12 +83,13 @@ def keys_kernel(k, v, k_mean, v_scale, k8, k_scale, v8, stride_kb, stride_kh, st
     tile = load_rows(k, batch, head, start, length, stride_kb, stride_kh, stride_kl, BLOCK, HEAD_DIM, False, True).to(tl.float32)
     tile = tl.where((start + rows < length)[:, None], tile - tl.load(k_mean + pair * HEAD_DIM + cols)[None, :], 0.0)
     amax = tl.maximum(tl.max(tl.max(tl.abs(tile), 1), 0), SMALLEST_AMAX)
-    tl.store(k_scale + pair * tl.num_programs(0) + block, amax / LARGEST)
+    tl.store(k_scale + pair * tl.num_programs(0) + block, tl.div_rn(amax, LARGEST))
     place = (pair.to(tl.int64) * padded + start + rows)[:, None] * HEAD_DIM + cols[None, :]
-    tl.store(k8 + place, narrow(tile * (LARGEST / amax), k8.dtype.element_ty))
+    tl.store(k8 + place, narrow(tile * tl.div_rn(LARGEST, amax), k8.dtype.element_ty))
     if PV8:
         tile = load_rows(v, batch, head, start, length, stride_vb, stride_vh, stride_vl, BLOCK, HEAD_DIM, False, True).to(tl.float32)
-        tile = narrow(tile / tl.load(v_scale + pair * HEAD_DIM + cols)[None, :], v8.dtype.element_ty)
+        grow = tl.div_rn(LARGEST_V, tl.maximum(tl.load(v_amax + pair * HEAD_DIM + cols), SMALLEST_AMAX))
+        tile = narrow(tile * grow[None, :], v8.dtype.element_ty)
         tile = permute16(tl.trans(tile), HEAD_DIM, BLOCK, PERMUTE)
         place = (pair.to(tl.int64) * HEAD_DIM + cols)[:, None] * padded + (start + rows)[None, :]
         tl.store(v8 + place, tile)

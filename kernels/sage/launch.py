@@ -49,7 +49,7 @@ def quantize_queries(q: Tensor, qk: str, mean_block: int = 0) -> tuple[Tensor, .
     means = torch.empty(batch, num_heads, mean_blocks, head_dim, dtype=torch.float32, device=q.device)
     queries_kernel[blocks, batch * num_heads](q, q8, q_scale, means, *q.stride()[:3], num_heads, length, mean_blocks,
                                               LARGEST=LARGEST[FORMATS[qk]], SMALLEST_AMAX=SMALLEST_AMAX, HEAD_DIM=head_dim,
-                                              BLOCK=KEY_BLOCK, MEAN_BLOCK=mean_block, num_warps=8)
+                                              BLOCK=KEY_BLOCK, MEAN_BLOCK=mean_block, num_warps=8, enable_fp_fusion=False)
     return (q8, q_scale, means) if mean_block else (q8, q_scale)
 
 
@@ -78,8 +78,9 @@ def round_keys_values(k: Tensor, v: Tensor, k_mean: Tensor, v_amax: Tensor, qk: 
     k8, k_scale = room(blocks * KEY_BLOCK, head_dim, dtype=FORMATS[qk]), room(blocks)
     v8 = room(head_dim if pv8 else 0, blocks * KEY_BLOCK, dtype=FORMATS["fp8"])
     keys_kernel[blocks, batch * num_heads](
-        k, v, k_mean, v_scale, k8, k_scale, v8, *k.stride()[:3], *v.stride()[:3], num_heads, length, LARGEST=LARGEST[FORMATS[qk]],
-        SMALLEST_AMAX=SMALLEST_AMAX, HEAD_DIM=head_dim, BLOCK=KEY_BLOCK, PV8=pv8, PERMUTE=permute, num_warps=8)
+        k, v, k_mean, v_amax, k8, k_scale, v8, *k.stride()[:3], *v.stride()[:3], num_heads, length, LARGEST=LARGEST[FORMATS[qk]],
+        LARGEST_V=LARGEST[FORMATS["fp8"]], SMALLEST_AMAX=SMALLEST_AMAX, HEAD_DIM=head_dim, BLOCK=KEY_BLOCK, PV8=pv8, PERMUTE=permute,
+        num_warps=8, enable_fp_fusion=False)
     return k8, k_scale, v8, v_scale
 
 

@@ -21,7 +21,7 @@ def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if len(rows):
         with torch.cuda.device_of(x):
             rows_kernel[(len(rows),)](rows, x8, scale, rows.stride(0), width, LARGEST=LARGEST[dtype], SMALLEST_AMAX=SMALLEST_AMAX,
-                                      WIDTH=padded, num_warps=row_warps(padded))
+                                      WIDTH=padded, num_warps=row_warps(padded), enable_fp_fusion=False)
     return x8, scale
 
 
