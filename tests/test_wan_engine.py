@@ -9,7 +9,7 @@ from tiny_wan import I2V, a_picture, write_wan_preset
 
 from turbo_engine.engine import Engine
 from turbo_engine.errors import RequestError, TurboError, WeightsError
-from turbo_engine.families.wan_files import find_files
+from turbo_engine.parts import take_stock
 from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, GIB, choose, plans
 from turbo_engine.presets import load_preset
@@ -113,7 +113,7 @@ def test_pictures_are_turned_and_cropped_never_stretched():
 def test_what_is_missing_is_named_and_turbo_alone_is_enough_for_turbo(tmp_path):
     path = write_wan_preset(tmp_path)
     folder, preset = tmp_path / "tiny-wan", load_preset(path)
-    assert set(find_files(preset, folder).networks) == {"turbo", "full"}
+    assert set(take_stock(preset, folder).files.networks) == {"turbo", "full"}
     (folder / "full.safetensors").unlink()
     engine = Engine(path, device="cpu", threads=2).load()
     assert last(engine, Request("a cat")).frames.any()
@@ -125,7 +125,7 @@ def test_what_is_missing_is_named_and_turbo_alone_is_enough_for_turbo(tmp_path):
     with pytest.raises(WeightsError, match="expected the video autoencoder, tokenizer.json of") as caught:
         Engine(path, device="cpu").load()
     assert "--weights DIR" in str(caught.value) and "broken.safetensors" in str(caught.value)
-    with pytest.raises(WeightsError, match="expected a folder of weights"):
+    with pytest.raises(WeightsError, match="nowhere: expected the turbo network, video autoencoder, text encoder, tokenizer.json of .*found no checkpoint"):
         Engine(path, device="cpu", weights=tmp_path / "nowhere").load()
 
 

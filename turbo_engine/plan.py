@@ -3,12 +3,11 @@
     python -m turbo_engine.plan [--vram 24]
 """
 import argparse
-import math
 from dataclasses import dataclass
 
 from turbo_engine.errors import TurboError
 from turbo_engine.presets import Preset, list_presets, load_preset
-from turbo_engine.weights.architecture import shapes_of_numbers
+from turbo_engine.weights.architecture import elements
 
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
 GIB = 1 << 30
@@ -31,10 +30,6 @@ class MemoryPlan:
 
 ALL_STAYS = MemoryPlan(4, "device", False, None, 0, "")
 """On a CPU, where everything lies in one memory."""
-
-
-def elements(numbers, **options) -> int:
-    return sum(math.prod(shape) for shape in shapes_of_numbers(numbers, **options).values())
 
 
 def plans(preset: Preset) -> list[MemoryPlan]:

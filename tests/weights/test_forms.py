@@ -33,7 +33,7 @@ from turbo_engine.models.dit import DiT
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.weights import MODELS, check_experts, identify, open_checkpoint, scan
 from turbo_engine.weights.architecture import ROLE_OF, shapes_of_numbers
-from turbo_engine.weights.container import DTYPES, header_bytes
+from turbo_engine.weights.container import ITEM_BYTES, header_bytes
 from turbo_engine.weights.layouts import LAYOUTS, expected_of
 
 WIDE = replace(DIT, text_dim=32, in_channels=36)
@@ -327,7 +327,7 @@ def test_true_sizes_by_header_alone(tmp_path, model, layout, kind, int8, tensors
     header = header_bytes({key: (item.dtypes[0], item.shape) for key, item in table.items()}, {})
     path = tmp_path / "model.safetensors"
     path.write_bytes(header)
-    os.truncate(path, len(header) + sum(math.prod(item.shape) * DTYPES[item.dtypes[0]].itemsize for item in table.values()))
+    os.truncate(path, len(header) + sum(math.prod(item.shape) * ITEM_BYTES[item.dtypes[0]] for item in table.values()))
     found = identify(path)
     assert (found.model, found.layout, found.kind, found.quantised, found.tensors) == (model, layout, kind, int8, tensors)
     assert elements in (None, found.elements)

@@ -9,6 +9,7 @@ from torch import Tensor
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.models.dit import DiT, TextContext
 from turbo_engine.models.experts import CountingDenoise
+from turbo_engine.parts import weights_folder
 from turbo_engine.presets import Preset
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
@@ -45,7 +46,7 @@ def open_family(preset: Preset, weights: Path | None, device: torch.device, dtyp
     """Read a preset's weights.
 
     Args:
-        weights: folder of the Wan family's; None: the preset's own. encoder: a loaded text encoder to share (pocket).
+        weights: folder of the Wan family's; None: as `weights_folder`. encoder: a loaded text encoder to share (pocket).
         between_blocks: called before each block of every network and decoder.
     Raises: WeightsError, before anything is resident.
     """
@@ -53,7 +54,7 @@ def open_family(preset: Preset, weights: Path | None, device: torch.device, dtyp
         from turbo_engine.families.pocket import Pocket
         return Pocket(preset, device, dtype, between_blocks=between_blocks, tell=tell, encoder=encoder)
     from turbo_engine.families.wan import Wan
-    return Wan(preset, weights or preset.folder, device, dtype, between_blocks=between_blocks, tell=tell)
+    return Wan(preset, weights_folder(preset, weights), device, dtype, between_blocks=between_blocks, tell=tell)
 
 
 def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[str], TextContext],

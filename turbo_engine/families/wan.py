@@ -10,7 +10,6 @@ from turbo_engine.accelerate import fit_sparse_attention
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError
 from turbo_engine.families import Tell, denoiser_of
-from turbo_engine.families.wan_files import WanFiles, find_files, network_names, tiny_numbers
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
 from turbo_engine.models.first_frame import first_frame_condition
@@ -18,6 +17,7 @@ from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.umt5 import UMT5
 from turbo_engine.models.wan_vae import WanVAE
+from turbo_engine.parts import WanFiles, network_names, take_stock, tiny_numbers
 from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, MemoryPlan, choose
 from turbo_engine.presets import Preset
@@ -35,7 +35,7 @@ class Wan:
                  tell: Tell):
         self.preset, self.device, self.dtype = preset, device, dtype
         self._between, self._tell = between_blocks, tell
-        self.files = find_files(preset, folder)
+        self.files = take_stock(preset, folder).files
         self._check_experts()
         self.memory = _plan(preset, device)
         self.plan = self.memory.line

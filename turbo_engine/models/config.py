@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 PREDICTIONS = ("velocity", "x0")
 TIMESTEP_ROUNDINGS = ("exact", "integer", "bfloat16")       # what `schedule.timestep_of` knows
+HIGH, LOW = "high-noise", "low-noise"                       # the experts of a model that has two
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-HIGH, LOW = "high-noise", "low-noise"
+from turbo_engine.models.config import HIGH, LOW
 
 
 class ExpertStep(NamedTuple):

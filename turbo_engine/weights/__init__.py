@@ -18,21 +18,25 @@ The app's own weights, `presets/pocket/`, are 8-bit rows with a manifest: `save_
     python -m turbo_engine.weights convert FILE.pth [--out FILE.safetensors]
     python -m turbo_engine.weights fetch OWNER/NAME FILE... [--to FOLDER]
 """
+from importlib import import_module
+
 from turbo_engine.weights.architecture import MODELS, TinyNumbers, VAENumbers
-from turbo_engine.weights.checkpoint import Checkpoint, check_experts, identify, open_checkpoint, scan
 from turbo_engine.weights.convert import convert
 from turbo_engine.weights.fetch import HubFile, fetch
+from turbo_engine.weights.folder import identify, scan
 from turbo_engine.weights.identify import Identity
-from turbo_engine.weights.pocket import (
-    fill,
-    load_weights,
-    manifest_path,
-    read_manifest,
-    row_quantization_error,
-    save_weights,
-    shapes_of,
-)
 
+_WITH_TORCH = {
+    "checkpoint": ("Checkpoint", "check_experts", "open_checkpoint"),
+    "pocket": ("fill", "load_weights", "manifest_path", "read_manifest", "row_quantization_error", "save_weights", "shapes_of"),
+}
+_HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
 __all__ = ["MODELS", "Checkpoint", "HubFile", "Identity", "TinyNumbers", "VAENumbers", "check_experts", "convert", "fetch",
            "fill", "identify", "load_weights", "manifest_path", "open_checkpoint", "read_manifest", "row_quantization_error", "save_weights",
            "scan", "shapes_of"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

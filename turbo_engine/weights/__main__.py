@@ -6,9 +6,10 @@ from pathlib import Path
 
 from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.weights.architecture import MODELS
-from turbo_engine.weights.checkpoint import identify, open_checkpoint, scan
+from turbo_engine.weights.checkpoint import open_checkpoint
 from turbo_engine.weights.convert import convert
 from turbo_engine.weights.fetch import HubFile, Remote, fetch
+from turbo_engine.weights.folder import identify, scan
 from turbo_engine.weights.identify import Identity
 from turbo_engine.weights.pocket import SCALE_SUFFIX, load_weights, manifest_path, read_manifest
 

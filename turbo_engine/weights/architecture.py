@@ -13,6 +13,10 @@ Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 PROJ_L = "self_attn.attn_op.local_attn.proj_l"
 """Turbo only: mixes the linear branch of sparse-linear attention into its output, one [D, D] per block for all heads."""
+BLOCK = 128
+"""Side of the square blocks that share a scale in quantised files, as `kernels` reads them."""
+OWN_ROLES = ("teacher", "student", "decoder", "encoder", "probe")
+"""Of this app's own checkpoints, as their metadata say."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ def shapes_of_numbers(numbers: Numbers, *, sla: bool = False) -> Shapes:
         for n in range(numbers.num_layers):
             shapes |= {f"blocks.{n}.{PROJ_L}.weight": (d, d), f"blocks.{n}.{PROJ_L}.bias": (d,)}
     return shapes
+
+
+def elements(numbers: Numbers, *, sla: bool = False) -> int:
+    """How many numbers a model has. sla: as `shapes_of_numbers`."""
+    return sum(math.prod(shape) for shape in shapes_of_numbers(numbers, sla=sla).values())
 
 
 def is_norm(key: str) -> bool:

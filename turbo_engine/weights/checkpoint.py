@@ -1,7 +1,6 @@
 """A published checkpoint, checked whole against the model it is for, then read tensor by tensor under our names."""
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,23 +11,13 @@ from kernels.w8a8.reference import dequantize_blocks
 from turbo_engine.errors import WeightsError
 from turbo_engine.weights.architecture import ROLE_NAMES, ROLE_OF, Numbers
 from turbo_engine.weights.container import Entry, Progress, Shard
-from turbo_engine.weights.identify import Identity, identify_tensors, size_of, size_text, size_words
+from turbo_engine.weights.folder import open_identified
+from turbo_engine.weights.identify import Identity, size_of, size_text, size_words
 from turbo_engine.weights.layouts import Expected, Layout, expected_of, normal_keys
-from turbo_engine.weights.pocket import ROLES
-from turbo_engine.weights.shards import PICKLE_SUFFIXES, ShardSet, open_shards
+from turbo_engine.weights.shards import ShardSet
 
 _CHUNK = 16 << 20                          # bytes hashed between two reports
 _SMALL = 1 << 20                           # bytes; tensors up to this size tell two experts apart
-
-
-def identify(path: Path | str) -> Identity:
-    """What a file, an index or a folder of shards is, from headers alone.
-
-    Raises: WeightsError for what is not one sound checkpoint of the Wan family, saying what it looks like.
-    """
-    shards, identity, _ = _open(Path(path))
-    shards.close()
-    return identity
 
 
 def open_checkpoint(path: Path | str, numbers: Numbers, *, kind: str = "", expert: str = "") -> "Checkpoint":
@@ -40,7 +29,7 @@ def open_checkpoint(path: Path | str, numbers: Numbers, *, kind: str = "", exper
         kind: "turbo" or "full" for a DiT, "" for either. expert: "high-noise" or "low-noise"; refused if the other is told.
     Returns: the checkpoint, a context manager. Raises: WeightsError with file, expected, found, the way out.
     """
-    shards, identity, layout = _open(Path(path))
+    shards, identity, layout = open_identified(Path(path))
     try:
         _check_nature(identity, numbers, kind, expert)
         return Checkpoint(shards, identity, numbers, layout)
@@ -182,52 +171,6 @@ def check_experts(high: Checkpoint, low: Checkpoint) -> None:
     if all(theirs and torch.equal(ours[0].read(ours[1]), theirs[0].read(theirs[1])) for ours, theirs in pairs):
         raise WeightsError(f"{low.identity.path}: expected the low-noise expert, found the same weights as in {high.identity.path}; "
                            "name the other expert's file")
-
-
-def scan(folder: Path | str, note: Callable[[Path, str], None] | None = None) -> list[Identity]:
-    """Every checkpoint in a folder and in its folders, one level down.
-
-    note: called with each .safetensors or pickle that is no checkpoint of ours, and why. Raises: WeightsError for no folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise WeightsError(f"{folder}: expected a folder of weights, found none; check the path")
-    found = []
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        for candidate in _candidates(place):
-            try:
-                found.append(identify(candidate))
-            except WeightsError as error:
-                if note:
-                    note(candidate, str(error))
-    return found
-
-
-def _candidates(place: Path) -> list[Path]:
-    names = sorted(path for path in place.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
-    shards = [path for path in names if "-of-" in path.name]
-    converted = {path.stem for path in names if path.suffix == ".safetensors"}
-    rest = [path for path in names if path not in shards and not (path.suffix in PICKLE_SUFFIXES and path.stem in converted)]
-    return ([place] if shards else []) + rest
-
-
-def _open(path: Path) -> tuple[ShardSet, Identity, Layout]:
-    shards = open_shards(path)
-    tensors = {key: (entry.dtype, entry.shape) for key, (_, entry) in shards.places.items()}
-    if shards.metadata.get("role") in ROLES:
-        shards.close()
-        raise WeightsError(f"{path}: expected a checkpoint of the Wan family, found this app's own {shards.metadata['role']}; "
-                           "name another file")
-    try:
-        found = identify_tensors(shards.path, tensors, shards.metadata)
-    except ValueError as error:
-        shards.close()
-        raise WeightsError(f"{path}: expected each tensor once, found {error}; two exports are mixed, save it again") from error
-    if isinstance(found, str):
-        shards.close()
-        raise WeightsError(f"{path}: expected a checkpoint of the Wan family, found {found}; name another file")
-    identity, layout = found
-    return shards, replace(identity, bytes=shards.bytes), layout
 
 
 def _check_nature(identity: Identity, numbers: Numbers, kind: str, expert: str) -> None:

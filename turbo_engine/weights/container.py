@@ -1,8 +1,10 @@
 """One safetensors file: what its first bytes are, its header checked before anything is allocated, its tensors mapped.
 
 Format: 8 bytes of little-endian header length, a JSON header, then the tensors' bytes without hole or overlap.
-Source: the safetensors README's format section.
+Source: the safetensors README's format section. torch comes in with the first tensor: the page looks at headers alone.
 """
+from __future__ import annotations
+
 import json
 import math
 import mmap
@@ -11,16 +13,15 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from turbo_engine.errors import WeightsError
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-          "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1,
+              "F8_E5M2": 1}
 MAX_HEADER = 8 << 20                # bytes; the largest we know, A14B quantised, has 0.2 MiB
 _SMALL = 64 << 10                   # bytes; below, a read is cheaper than a map
 CONVERT = "python -m turbo_engine.weights convert"
@@ -102,14 +103,14 @@ def _entry(key: str, value: dict, base: int) -> Entry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{key!r} without dtype, shape and data_offsets alone")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"{key!r} of the unknown dtype {dtype!r}")
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2 or len(shape) > 8:
         raise ValueError(f"{key!r} with a shape or offsets that are no lists")
     if not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, *offsets)):
         raise ValueError(f"{key!r} with a negative, fractional or absurd size")
     start, end = offsets
-    if end - start != math.prod(shape) * DTYPES[dtype].itemsize:
+    if end - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"{key!r} of {dtype} {shape} in {end - start:,} bytes")
     return Entry(dtype, tuple(shape), base + start, base + end)
 
@@ -150,6 +151,10 @@ class Shard:
         if size != self.size:                                  # touching a page that is gone would kill the process
             raise WeightsError(f"{self.path}: expected {self.size:,} bytes as when it was opened, found {size:,}; do not write to it "
                                "while it is read, restore it")
+        import torch
+
+        from turbo_engine.weights.dtypes import DTYPES
+
         dtype, length = DTYPES[entry.dtype], entry.end - entry.start
         if length <= _SMALL or entry.start % dtype.itemsize:
             self._file.seek(entry.start)
@@ -192,7 +197,7 @@ def header_bytes(entries: dict[str, tuple[str, tuple[int, ...]]], metadata: dict
     """Length and header of a file that holds these (dtype, shape) in this order, end to end, padded to 8 bytes."""
     header, at = {"__metadata__": metadata}, 0
     for key, (dtype, shape) in entries.items():
-        end = at + math.prod(shape) * DTYPES[dtype].itemsize
+        end = at + math.prod(shape) * ITEM_BYTES[dtype]
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":")).encode()

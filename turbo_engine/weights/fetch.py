@@ -9,13 +9,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from turbo_engine.errors import WeightsError
 from turbo_engine.safe_write import sync_folder
 from turbo_engine.weights.container import Progress, Shard
 from turbo_engine.weights.convert import convert
+from turbo_engine.weights.shards import read_index
 
 _CHUNK = 16 << 20
 _MARGIN = 256 << 20                          # bytes left free on the disk
@@ -24,11 +25,12 @@ _PICKLES = (".pth", ".pt")
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file of a hub repository. sha256: where the preset knows it; else the hub's own digest must do."""
+    """One file of a hub repository. sha256: where the preset knows it; else the hub's own digest must do. under: a folder for it."""
 
     repo: str
     file: str
     sha256: str = ""
+    under: str = ""
 
     def __post_init__(self):
         path = PurePosixPath(self.file)
@@ -57,7 +59,7 @@ def fetch(files: Sequence[HubFile], folder: Path | str, *, announce: Callable[[l
     """Download what is not here yet, and convert pickles.
 
     Args:
-        folder: made if absent; files keep their paths inside the repository.
+        folder: made if absent; files keep their paths inside the repository, below `under`.
         announce: called once with all sizes before the first byte. progress: bytes on disk and in all.
     Returns: a safetensors file for each, in order. Raises: WeightsError; what was downloaded stays, to be resumed.
     """
@@ -78,6 +80,13 @@ def fetch(files: Sequence[HubFile], folder: Path | str, *, announce: Callable[[l
     return [_converted(path) for path in paths]
 
 
+def with_shards(index: HubFile, folder: Path | str) -> list[HubFile]:
+    """An index of shards, which is downloaded for it, and the shards it names. Raises: WeightsError."""
+    names = sorted(set(read_index(fetch([index], folder)[0]).values()))
+    place = PurePosixPath(index.file).parent
+    return [index, *(replace(index, file=str(place / name), sha256="") for name in names)]
+
+
 def _look_up(wanted: HubFile, folder: Path) -> Remote:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -90,7 +99,7 @@ def _look_up(wanted: HubFile, folder: Path) -> Remote:
     if wanted.sha256 and len(found.etag) == 64 and found.etag != wanted.sha256:
         raise WeightsError(f"{wanted.repo}/{wanted.file}: expected SHA-256 {wanted.sha256[:12]}..., found {found.etag[:12]}... on the "
                            "hub; the file was replaced there since the preset was written, update the app")
-    path = folder / wanted.file
+    path = folder / wanted.under / wanted.file
     return Remote(wanted, url, found.size, found.etag, min(_here(path, found.etag), found.size), path)
 
 

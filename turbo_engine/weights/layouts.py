@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from kernels.w8a8.reference import BLOCK
 from turbo_engine.weights.architecture import (
+    BLOCK,
     ROLE_OF,
     Numbers,
     Shape,

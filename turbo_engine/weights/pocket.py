@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from turbo_engine.errors import WeightsError
 from turbo_engine.safe_write import write_whole
+from turbo_engine.weights.architecture import OWN_ROLES
 from turbo_engine.weights.container import open_regular, parse_header
 
 FORMAT = 1
-ROLES = ("teacher", "student", "decoder", "encoder", "probe")
 SCALE_SUFFIX = "_scale"
 _MIN_ROW = 64                # elements; a shorter row gains little over float16
 _CLIP_STEPS = 24             # candidate clipping points, 0.5 to 1 of a row's largest magnitude
@@ -98,13 +98,13 @@ def save_weights(path: Path | str, state_dict: Mapping[str, Tensor], *, role: st
 
     Args:
         state_dict: tensors by the model's own keys, any float dtype and device.
-        role: one of ROLES. config, metrics: JSON-ready. commit: of the training code.
+        role: one of OWN_ROLES. config, metrics: JSON-ready. commit: of the training code.
         rows_8bit: store long-rowed weights as int8 with a scale per row, else everything is float16.
     Returns: the manifest. Raises: ValueError for an unknown role, WeightsError for values that do not survive storing.
     """
     path = Path(path)
-    if role not in ROLES:
-        raise ValueError(f"role: expected one of {', '.join(ROLES)}, got {role!r}")
+    if role not in OWN_ROLES:
+        raise ValueError(f"role: expected one of {', '.join(OWN_ROLES)}, got {role!r}")
     if path.suffix != ".safetensors":
         raise ValueError(f"path: expected a name ending in .safetensors, got {path.name!r}")
     stored: dict[str, Tensor] = {}

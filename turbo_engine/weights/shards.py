@@ -89,7 +89,8 @@ def _in_folder(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     raise WeightsError(f"{folder}: expected a checkpoint, found no .safetensors file; check the path, or download it")
 
 
-def _by_index(path: Path) -> tuple[list[Path], dict[str, str]]:
+def read_index(path: Path) -> dict[str, str]:
+    """Key -> name of the shard beside the index. Raises: WeightsError for what is no index."""
     try:
         if path.stat().st_size > 16 << 20:
             raise ValueError("larger than any index")
@@ -103,6 +104,11 @@ def _by_index(path: Path) -> tuple[list[Path], dict[str, str]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = str(error) if type(error) is ValueError else "unreadable text"
         raise WeightsError(f"{path}: expected an index of shards, found {reason}; download it again") from error
+    return table
+
+
+def _by_index(path: Path) -> tuple[list[Path], dict[str, str]]:
+    table = read_index(path)
     files = sorted(set(table.values()))
     if missing := [name for name in files if not (path.parent / name).is_file()]:
         raise WeightsError(f"{path}: expected {len(files)} shards, found {len(files) - len(missing)}, {missing[0]} is missing; "

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from turbo_engine.errors import WeightsError
-from turbo_engine.weights.container import DTYPE_NAMES, header_bytes
+from turbo_engine.weights.container import header_bytes
+from turbo_engine.weights.dtypes import DTYPE_NAMES
 from turbo_engine.weights.identify import identify_tensors
 
 _SAFE_TORCH = (2, 10)                       # weights_only was bypassed before: CVE-2025-32434, CVE-2026-24747
