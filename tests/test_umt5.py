@@ -1,6 +1,9 @@
 """umT5 as an encoder of prompts: cleaning, padding, 8 bits, the cache, what is refused. Its numbers: tests/parity."""
 import gc
+import html
 import os
+import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +11,10 @@ import torch
 from tiny_umt5 import CONFIG, random_weights, write_tokenizer
 
 import kernels
-from turbo_engine.errors import WeightsError
+from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.umt5 import UMT5, Int8Linear, clean_prompt
+from turbo_engine.presets import list_presets, load_preset
 
 PROMPTS = ["a cat", "a dog, a cat and a long tail of words beyond the end", ""]
 
@@ -29,6 +33,26 @@ def build(tokenizer, **options) -> UMT5:
     ("schÃ¶n", "schön"), ("a\u00a0cat", "a cat"), ("", "")])
 def test_cleaning(text, clean):
     assert clean_prompt(text) == clean
+
+
+def test_text_that_does_without_ftfy_comes_out_as_with_it():
+    ftfy, rng = pytest.importorskip("ftfy"), random.Random(0)
+    letters = [*map(chr, (*range(9, 127), *range(0x4e00, 0x9fff, 97), *range(0xff01, 0xff5f))), "&amp;", "＆amp；", "\x1b[1m", "ï¼Œ", "schÃ¶n"]
+    for _ in range(3000):
+        text = "".join(rng.choices(letters, k=rng.randrange(12)))
+        assert clean_prompt(text) == " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()), text
+    everything = "".join(map(chr, range(0x4e00, 0xa000)))
+    assert ftfy.fix_text(everything) == everything == clean_prompt(everything)
+
+
+def test_the_presets_prompts_and_english_need_no_ftfy(monkeypatch):
+    """The GPU machine had no ftfy, and the engine could not even be imported there."""
+    texts = ["a cat, black & white", *(load_preset(name).full.negative_prompt for name in list_presets())]
+    expected = [clean_prompt(text) for text in texts]
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    assert [clean_prompt(text) for text in texts] == expected and any("，" in text for text in texts)
+    with pytest.raises(TurboError, match="prompt: expected the package ftfy for letters beyond .* pip install ftfy"):
+        clean_prompt("schön")
 
 
 def test_zero_beyond_the_end(tokenizer):

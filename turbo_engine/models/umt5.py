@@ -4,27 +4,41 @@ Source: Chung et al. 2023, arXiv:2304.09151; the encoder itself is transformers'
 does it, so that its networks see what they were trained on.
 """
 import html
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import ftfy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernels
-from turbo_engine.errors import WeightsError
+from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.models.config import UMT5Config
 from turbo_engine.models.prompt_cache import PromptCache
 
 END = "</s>"
 _TABLE = "shared.weight"
+_NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}      # letters and signs as wide as a Chinese one
+_SOUND = re.compile(r"[\t\n\r\x20-\x7e\u4e00-\u9fff]*")             # plain ASCII, Chinese: nothing of it can be broken
+_ENTITY = re.compile("&.*;", re.DOTALL)
 
 
 def clean_prompt(prompt: str) -> str:
-    """Broken Unicode mended, HTML entities undone twice, white space collapsed."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
+    """Broken Unicode mended, HTML entities undone twice, white space collapsed.
+
+    ftfy mends; text that it would only make narrow does without it. Raises: TurboError for other text where it is not installed.
+    """
+    text = prompt.translate(_NARROW)
+    if not _SOUND.fullmatch(text) or _ENTITY.search(text):
+        try:
+            import ftfy
+        except ModuleNotFoundError as error:
+            raise TurboError("prompt: expected the package ftfy for letters beyond English and Chinese, found none; pip install ftfy"
+                             ) from error
+        text = ftfy.fix_text(prompt)
+    return " ".join(html.unescape(html.unescape(text)).split())
 
 
 class Int8Linear(nn.Module):
