@@ -1,26 +1,41 @@
-"""Fits sparse-linear attention onto a DiT whose weights were trained with it."""
+"""What makes a network faster without making it another: each technique a switch, and the ones that win on a card.
+
+Engine and bench fit them by the same call. Where a technique has a plain alternative it is kept only if it measures faster
+on this card at this size (`kernels.choice`: measured once, kept on disk).
+"""
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 import kernels
+from kernels.choice import fastest
+from kernels.formats import default_format
+from kernels.sage.api import best_formats
 from turbo_engine.models.dit import DiT
+from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
 from turbo_engine.presets import SparseSettings
 
 
 class SparseLinearAttention(nn.Module):
-    """Self-attention of one block, with the output projection of its linear branch; parameter names of TurboDiffusion's files."""
+    """Self-attention of one block, with the output projection of its linear branch; parameter names of TurboDiffusion's files.
+
+    `formats`: of the two products of its sparse branch as in `kernels.sparse_linear_attention` (qk, pv), None for 16 bits.
+    """
 
     def __init__(self, head_dim: int, settings: SparseSettings):
         super().__init__()
         self.settings = settings
+        self.formats: tuple[str, str] | None = None
         self.local_attn = nn.Module()
         self.local_attn.proj_l = nn.Linear(head_dim, head_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v [B, H, L, D] -> [B, H, L, D]."""
         proj, settings = self.local_attn.proj_l, self.settings
+        options = {} if self.formats is None else dict(zip(("qk", "pv"), self.formats))
         return kernels.sparse_linear_attention(q, k, v, proj.weight, proj.bias, density=settings.density, block_q=settings.block_q,
-                                               block_k=settings.block_k)
+                                               block_k=settings.block_k, **options)
 
 
 def fit_sparse_attention(model: DiT, settings: SparseSettings) -> DiT:
@@ -30,3 +45,129 @@ def fit_sparse_attention(model: DiT, settings: SparseSettings) -> DiT:
         for block in model.blocks:
             block.self_attn.attn_op = SparseLinearAttention(model.config.head_dim, settings)
     return model
+
+
+@dataclass(frozen=True)
+class Techniques:
+    """What to fit on a network. All off is the plain network.
+
+    linear: "fp8" or "int8" for the blocks' linear layers in 8 bits, q, k and v as one. sage: formats (qk, pv) of sparse
+    attention in 8 bits. fused: glue kernels, and a residual stream of the weights' dtype if `narrow_stream`. graph: one CUDA graph a step.
+    """
+
+    linear: str | None = None
+    sage: tuple[str, str] | None = None
+    fused: bool = False
+    narrow_stream: bool = False
+    graph: bool = False
+
+
+PLAIN = Techniques()
+
+
+def techniques_for(device: torch.device, mode: str) -> Techniques:
+    """What is worth trying on a device. mode "full" is a reference render: 16 bits and a float32 stream, and it can give way between blocks."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return PLAIN
+    if mode == "full":
+        return Techniques(fused=True)
+    return Techniques(linear=default_format(device), sage=best_formats(device), fused=True, narrow_stream=True, graph=True)
+
+
+@torch.no_grad()
+def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Module, list[str]]:
+    """Fit techniques on a network whose weights are in place; it is used up.
+
+    Args: tokens: L of the clips it will mostly make, at which alternatives are measured.
+    Returns: a network with the interface of `DiT`, and what was fitted, a line each.
+    """
+    fitted = []
+    if techniques.linear or techniques.fused:
+        stack_qkv(model)
+    if techniques.linear:
+        fitted.append(quantize_linears(model, techniques.linear, tokens, fed=techniques.fused))
+    if techniques.sage:
+        fitted += quantize_attention(model, techniques.sage, tokens)
+    if not techniques.fused:
+        return model, fitted
+    stream = model.patch_embedding.weight.dtype if techniques.narrow_stream else torch.float32
+    network = FusedDiT(model, stream=stream)
+    fitted.append(f"between products: fused kernels, stream {str(stream).removeprefix('torch.')}")
+    if techniques.graph:
+        network = GraphedDiT(network)
+        fitted.append("a step: one CUDA graph")
+    return network, fitted
+
+
+def stack_qkv(model: DiT) -> None:
+    """q, k and v of each self-attention as one layer."""
+    for block in model.blocks:
+        attn = block.self_attn
+        if attn.qkv is None:
+            attn.qkv = _stacked(attn.q, attn.k, attn.v)
+            del attn.q, attn.k, attn.v
+
+
+def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
+    """The large linear layers of all blocks in 8 bits, where that is faster; layers that read the text and small ones stay.
+
+    fed: whether the kernel before most layers hands them 8-bit rows; the two that follow an attention always round their own.
+    """
+    eight, sixteen = [], []
+    places = {"self_attn.qkv": fed, "self_attn.o": False, "cross_attn.q": fed, "cross_attn.o": False, "ffn.0": fed, "ffn.2": fed}
+    for name, is_fed in places.items():
+        first = model.blocks[0].get_submodule(name)
+        if not _wins(first, format, tokens, is_fed):
+            sixteen.append(name)
+            continue
+        eight.append(name)
+        parent, _, child = name.partition(".")
+        for block in model.blocks:
+            layer = block.get_submodule(name)
+            setattr(block.get_submodule(parent), child, kernels.QuantizedLinear.from_linear(layer, format=format))
+    return f"linear layers: {format} {', '.join(eight) or 'none'}" + (f"; 16-bit {', '.join(sixteen)}" if sixteen else "")
+
+
+def quantize_attention(model: DiT, formats: tuple[str, str], tokens: int) -> list[str]:
+    """Sparse attention in 8 bits where the model has it and it is faster."""
+    ops = [block.self_attn.attn_op for block in model.blocks if isinstance(block.self_attn.attn_op, SparseLinearAttention)]
+    if not ops:
+        return []
+    settings, weight = ops[0].settings, ops[0].local_attn.proj_l.weight
+    if weight.is_cuda and not {settings.block_q, settings.block_k} <= {64, 128}:
+        return ["sparse attention: 16-bit, its blocks are too small for 8"]
+    taken = "8-bit"
+    if weight.is_cuda:
+        heads, head_dim = model.config.num_heads, model.config.head_dim
+        q, k, v = (torch.randn(1, tokens, heads, head_dim, dtype=weight.dtype, device=weight.device).transpose(1, 2) for _ in range(3))
+        trial = SparseLinearAttention(head_dim, settings).to(weight)
+        trial8 = SparseLinearAttention(head_dim, settings).to(weight)
+        trial8.formats = formats
+        shape = (*formats, heads, head_dim, tokens, settings.density, settings.block_q, settings.block_k)
+        taken = fastest("sparse attention", shape, {"8-bit": lambda: trial8(q, k, v), "16-bit": lambda: trial(q, k, v)}, weight.device)
+    if taken == "8-bit":
+        for op in ops:
+            op.formats = formats
+        return [f"sparse attention: {formats[0]} logits, {formats[1].replace('16', '16-bit')} values"]
+    return ["sparse attention: 16-bit, faster here than 8"]
+
+
+def _wins(layer: nn.Linear, format: str, tokens: int, fed: bool) -> bool:
+    """Whether 8 bits are faster for a layer, the rounding of its input counted unless it is fed 8-bit rows."""
+    weight = layer.weight
+    if not weight.is_cuda:
+        return True
+    x = torch.randn(tokens, layer.in_features, dtype=weight.dtype, device=weight.device)
+    layer8 = kernels.QuantizedLinear.from_linear(layer, format=format)
+    rows = kernels.quantize_rows(x, format=format)
+    shape = (format, "fed" if fed else "rounds", tokens, *weight.shape)
+    return fastest("layer", shape, {"8-bit": lambda: layer8(rows if fed else x), "16-bit": lambda: layer(x)}, weight.device) == "8-bit"
+
+
+def _stacked(*layers: nn.Linear) -> nn.Linear:
+    first = layers[0]
+    with torch.device("meta"):
+        stacked = nn.Linear(first.in_features, sum(layer.out_features for layer in layers))
+    stacked.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=first.weight.requires_grad)
+    stacked.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=first.bias.requires_grad)
+    return stacked

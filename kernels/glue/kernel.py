@@ -6,24 +6,24 @@ from kernels.narrow import store_row
 
 
 @triton.jit(do_not_specialize=["length"])
-def add_norm_kernel(x, y, gate, scale, shift, stream, out, out_scale, length, width, eps, ADD: tl.constexpr, GATE: tl.constexpr,
+def add_norm_kernel(x, y, gate, scale, shift, stream, out, out_scale, stride_gate, stride_scale, stride_shift, length, width, eps, ADD: tl.constexpr, GATE: tl.constexpr,
                     LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr, WIDTH: tl.constexpr):
-    """Grid (B * L,). x, y, stream, out [B, L, C] contiguous; gate, scale, shift [B, C]; out_scale [B, L]."""
+    """Grid (B * L,). x, y, stream, out [B, L, C] contiguous; gate, scale, shift [B, C] by strides; out_scale [B, L]."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, WIDTH)
     mask = cols < width
-    vector = row // length * width + cols
+    batch = row // length
     tile = tl.load(x + row * width + cols, mask=mask, other=0.0).to(tl.float32)
     if ADD:
         more = tl.load(y + row * width + cols, mask=mask, other=0.0).to(tl.float32)
         if GATE:
-            more = more * tl.load(gate + vector, mask=mask, other=0.0).to(tl.float32)
+            more = more * tl.load(gate + batch * stride_gate + cols, mask=mask, other=0.0).to(tl.float32)
         tile += more
         tl.store(stream + row * width + cols, tile.to(stream.dtype.element_ty), mask=mask)
     centred = tl.where(mask, tile - tl.sum(tile, 0) / width, 0.0)
     normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    h = normed * tl.load(scale + vector, mask=mask, other=0.0).to(tl.float32)
-    h += tl.load(shift + vector, mask=mask, other=0.0).to(tl.float32)
+    h = normed * tl.load(scale + batch * stride_scale + cols, mask=mask, other=0.0).to(tl.float32)
+    h += tl.load(shift + batch * stride_shift + cols, mask=mask, other=0.0).to(tl.float32)
     store_row(h, out, out_scale, row, cols, width, LARGEST, SMALLEST_AMAX)
 
 

@@ -10,14 +10,16 @@ from kernels.tuning import row_warps
 
 def add_norm(x: Tensor, y: Tensor | None, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype,
              format: str | None) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
-    x, y, gate, scale, shift = (t if t is None else t.contiguous() for t in (x, y, gate, scale, shift))
+    add = y is not None
+    x, y = x.contiguous(), y.contiguous() if add else x
+    vectors = [t if t.stride(1) == 1 else t.contiguous() for t in (scale if gate is None else gate, scale, shift)]
     batch, length, width = x.shape
-    stream = x if y is None else torch.empty_like(x)
+    stream = torch.empty_like(x) if add else x
     out, out_scale, options = _room(x, dtype, format)
     if out.numel():
         with torch.cuda.device_of(x):
-            add_norm_kernel[(batch * length,)](x, x if y is None else y, scale if gate is None else gate, scale, shift, stream, out, out_scale,
-                                               length, width, eps, ADD=y is not None, GATE=gate is not None, **options)
+            add_norm_kernel[(batch * length,)](x, y, *vectors, stream, out, out_scale, *(t.stride(0) for t in vectors), length, width, eps,
+                                               ADD=add, GATE=gate is not None, **options)
     return stream, out if format is None else (out, out_scale)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from turbo_engine.models.config import DiTConfig
 
@@ -20,8 +21,17 @@ TextContext = list[tuple[Tensor, Tensor]]
 """Cross-attention keys and values of one prompt, a pair [B, H, S, D] per block; the same at every step."""
 
 
+CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Dense softmax attention by torch's best kernel for the device. q, k, v [B, H, L, D] -> [B, H, L, D]."""
+    """Dense softmax attention by torch's best kernel for the device. q, k, v [B, H, L, D] -> [B, H, L, D].
+
+    On Hopper and data-centre Blackwell that is cuDNN's (564 TFLOP/s where flash has 359: bench/results/sage-h100-quick.json).
+    """
+    if q.is_cuda and not q.requires_grad and torch.cuda.get_device_capability(q.device)[0] in (9, 10):
+        with sdpa_kernel(CUDNN_FIRST, set_priority=True):
+            return F.scaled_dot_product_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -90,14 +100,19 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, config.eps), RMSNorm(dim, config.eps)
         self.attn_op: nn.Module | None = None      # an attention with weights of its own, in place of the one passed in
+        self.qkv: nn.Module | None = None          # q, k and v as one layer, in place of the three
 
     def heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)      # [B, L, C] -> [B, H, L, D]
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values before their norms, [B, L, C] each."""
+        return (self.q(x), self.k(x), self.v(x)) if self.qkv is None else self.qkv(x).chunk(3, -1)
+
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
-        q = rotate(self.heads(self.norm_q(self.q(x))), rope)
-        k = rotate(self.heads(self.norm_k(self.k(x))), rope)
-        return self.o((self.attn_op or attention)(q, k, self.heads(self.v(x))).transpose(1, 2).flatten(2))
+        q, k, v = self.project(x)
+        q, k = rotate(self.heads(self.norm_q(q)), rope), rotate(self.heads(self.norm_k(k)), rope)
+        return self.o((self.attn_op or attention)(q, k, self.heads(v)).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(SelfAttention):
@@ -185,7 +200,7 @@ class DiT(nn.Module):
 
         Args:
             latent: x_t, [B, out_channels, T, H, W]; T, H, W divisible by patch_size.
-            timestep: 1000 t, [B].
+            timestep: 1000 t, [B], on any device.
             text: token states [B, S, text_dim], or `embed_text` of them (kept across steps).
             attention: softmax attention on q, k, v [B, H, L, D], used for self-attention; the text is always read densely.
             condition: what the clip must hold to, [B, condition_channels, T, H, W] (`first_frame_condition`), where the
@@ -194,19 +209,23 @@ class DiT(nn.Module):
         """
         dtype = self.patch_embedding.weight.dtype
         context = self.embed_text(text) if isinstance(text, Tensor) else text
-        tokens, grid = patchify(self._input(latent, condition).to(dtype), self.config.patch_size)
+        tokens, grid = patchify(self.with_condition(latent, condition).to(dtype), self.config.patch_size)
+        timestep = timestep.to(latent.device)
         time = self.embed_time(timestep)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
         x, rope = widen(self.patch_embedding(tokens)), self.rope(grid, latent.device)
         for block, pair in zip(self.blocks, context):
             x = block(x, modulation, pair, rope, attention)
-        output = unpatchify(self.head(x, time), grid, self.config.patch_size)
+        return self.velocity(unpatchify(self.head(x, time), grid, self.config.patch_size), latent, timestep)
+
+    def velocity(self, output: Tensor, latent: Tensor, timestep: Tensor) -> Tensor:
+        """What the head's output means for x_t."""
         if self.config.prediction == "velocity":
             return output
         t = (widen(timestep) / 1000).clamp(min=SMALLEST_TIME).view(-1, 1, 1, 1, 1)
         return (latent - output) / t
 
-    def _input(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+    def with_condition(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         wanted = [len(latent), self.config.condition_channels, *latent.shape[2:]]
         if wanted[1] == 0 and condition is None:
             return latent
