@@ -213,7 +213,7 @@ class Api:
         if plan.seed > MAX_SEED:                        # the page could not show it
             raise RequestError(f"seed: expected a whole number from 0 to {MAX_SEED:,}, got {plan.seed:,}; try 0")
         edit = Edit(0, plan.prompt, plan.seed, plan.mode, plan.num_steps, plan.sampler if plan.mode == "turbo" else None,
-                    plan.negative_prompt)
+                    plan.negative_prompt, plan.width, plan.height, plan.num_frames)
         clip = self._ask(edit, progress)
         result, recipe = clip.result, clip.result.recipe
         self._newest = recipe

@@ -85,7 +85,8 @@ class Archive:
         if entry is None:
             raise StoreError("This clip is no longer in the history.")
         return Edit(generation, entry.prompt, entry.seed, entry.mode, entry.recipe.get("num_steps"),
-                    entry.recipe.get("sampler") if entry.mode == "turbo" else None, entry.negative_prompt, saved=clip_id)
+                    entry.recipe.get("sampler") if entry.mode == "turbo" else None, entry.negative_prompt,
+                    entry.width, entry.height, entry.num_frames, saved=clip_id)
 
     def recall(self, clip_id: str, decode: Callable[[np.ndarray], np.ndarray]) -> Result:
         """A kept clip with lossless frames again, by the decoder that runs now. Raises: StoreError."""

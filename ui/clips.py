@@ -15,8 +15,8 @@ from turbo_engine.types import Request, Result
 class Edit:
     """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
 
-    saved: id of a clip in the history, which is to be shown and not made. place: "a" or "b" of a pair to compare, where it
-    is for that; such a clip always comes from its kept latent.
+    width, height, num_frames: None is as the preset says. saved: id of a clip in the history, which is to be shown and not made.
+    place: "a" or "b" of a pair to compare, where it is for that; such a clip always comes from its kept latent.
     """
 
     generation: int
@@ -26,6 +26,9 @@ class Edit:
     num_steps: int | None = None
     sampler: str | None = None
     negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
     saved: str | None = None
     place: str | None = None
 
@@ -37,11 +40,12 @@ class Edit:
     def key(self) -> tuple:
         if self.place is not None:
             return "kept", self.saved
-        return self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split())
+        return (self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split()),
+                self.width, self.height, self.num_frames)
 
     def request(self) -> Request:
         return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler,
-                       negative_prompt=self.negative_prompt)
+                       negative_prompt=self.negative_prompt, width=self.width, height=self.height, num_frames=self.num_frames)
 
 
 @dataclass(frozen=True)

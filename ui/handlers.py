@@ -46,7 +46,9 @@ PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be kno
 
 def opening_of(preset: Preset) -> Edit:
     """The edit a page with untouched controls asks for."""
-    return replace(OPENING, num_steps=preset.turbo.num_steps, sampler=preset.turbo.sampler)
+    clip = preset.clip
+    return replace(OPENING, num_steps=preset.turbo.num_steps, sampler=preset.turbo.sampler, width=clip.width, height=clip.height,
+                   num_frames=clip.num_frames)
 
 
 def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:
@@ -172,15 +174,18 @@ def read_message(text: str) -> tuple[str, Edit | None]:
         return op, Edit(_whole(message, "generation"), "", 0, saved=str(message.get("id"))[:40], place=message["place"] if op == "pick" else None)
     if not isinstance(message.get("prompt"), str):
         raise ValueError("prompt: expected text; reload the page")
-    num_steps = message.get("num_steps")
+    def whole_or_none(key: str) -> int | None:
+        return None if message.get(key) is None else _whole(message, key)
+
     return op, Edit(
         generation=_whole(message, "generation"),
         prompt=message["prompt"],
         seed=_whole(message, "seed"),
         mode="turbo" if op == "edit" else "full",
-        num_steps=None if num_steps is None else _whole(message, "num_steps"),
+        num_steps=whole_or_none("num_steps"),
         sampler=str(message["sampler"])[:40] if op == "edit" and message.get("sampler") else None,
         negative_prompt=str(message.get("negative_prompt") or "") if op == "final" else "",
+        width=whole_or_none("width"), height=whole_or_none("height"), num_frames=whole_or_none("num_frames"),
     )
 
 
@@ -196,8 +201,10 @@ def describe_page(preset: Preset) -> dict:
     """What the page needs before the engine is there: menus, the opening shot, the words of the taught world."""
     return {
         "preset": preset.name,
-        "fps": preset.clip.fps,
-        "num_frames": preset.clip.num_frames,
+        "clip": {
+            "fps": preset.clip.fps, "width": preset.clip.width, "height": preset.clip.height, "num_frames": preset.clip.num_frames,
+            "sizes": list(preset.clip.menu), "lengths": list(preset.clip.lengths), "max_num_frames": preset.clip.max_num_frames,
+        },
         "turbo": {
             "num_steps": preset.turbo.num_steps, "max_steps": preset.turbo.max_steps, "sampler": preset.turbo.sampler,
             "samplers": list(TURBO_SAMPLERS),

@@ -427,10 +427,7 @@ class Desk:
     def _show_rough(self, job: Job, event: Preview) -> None:
         edit, session = job.edit, job.session
         jpegs = encode_jpeg(event.frames, JPEG_QUALITY)
-        header = {
-            "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed,
-            "step": event.step, "num_steps": event.num_steps, "fps": self.about.get("fps", 16),
-        }
+        header = {**_shot(edit, event.frames, edit.num_frames), "step": event.step, "num_steps": event.num_steps, "fps": self.about.get("fps", 16)}
         with self._changed:
             if session is not None:
                 if edit.generation < session.shown_generation:
@@ -490,8 +487,7 @@ class Desk:
         if remembered and clip.report is not None:
             session.post({"type": "words", "generation": edit.generation, **clip.report})
         session.post_clip({
-            "generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed, "id": clip.id,
-            "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s},
+            **_shot(edit, clip.result.frames, len(clip.result.frames)), "id": clip.id, "fps": clip.result.fps, "stage_s": {**clip.result.stage_s, "encode": clip.encode_s},
             "recipe": clip.result.recipe, "notes": list(clip.result.notes), "remembered": remembered, "file_name": clip.file_name,
         }, {"a": PICKED_A, "b": PICKED_B}.get(edit.place, FULL if edit.mode == "full" else TURBO), clip.jpegs)
 
@@ -539,6 +535,13 @@ class Desk:
 
     def _engine_message(self) -> dict:
         return {"type": "engine", "state": self.state, "message": self.message, "about": self.about}
+
+
+def _shot(edit: Edit, frames, num_frames: int | None) -> dict:
+    """What every clip says of its shot. frames: uint8 [T, H, W, 3], the first few of a rough one."""
+    height, width = frames.shape[1:3]
+    return {"generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed,
+            "width": width, "height": height, "num_frames": num_frames}
 
 
 def _render_message(edit: Edit) -> dict:

@@ -26,7 +26,9 @@ class Touchy(FakeEngine):
 
 
 def main() -> int:
-    preset = load_preset("pocket")
+    pocket = load_preset("pocket")
+    menu = {"sizes": ("256x256", "320x192", "192x320"), "lengths": (17, 33)}
+    preset = replace(pocket, clip=replace(pocket.clip, **menu))
 
     def make_engine(data_dir):
         return Touchy(preset, text_s=0.01, step_s=0.04, decode_s=0.04)

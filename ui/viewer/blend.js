@@ -53,9 +53,9 @@ function centred({ width, height }, edge) {
   return [(edge - width * scale) / 2, (edge - height * scale) / 2, width * scale, height * scale];
 }
 
-/** The column a seam stands at: seam and look in shares of the square frame the picture is fitted into. And where that column is. */
-export function columnAt(seam, { width, height }, { scale, x }) {
-  const longer = Math.max(width, height), left = (1 - width / longer) / 2;
-  const column = Math.min(Math.max(Math.round(((seam - x) / scale - left) * longer), 0), width);
-  return { column, at: x + (left + column / longer) * scale };
+/** The column a seam stands at: seam and look in shares of the frame, of this aspect, that the picture is fitted into. And where that column is. */
+export function columnAt(seam, { width, height }, { scale, x }, aspect = 1) {
+  const share = Math.min(1, width / height / aspect), left = (1 - share) / 2;
+  const column = Math.min(Math.max(Math.round((((seam - x) / scale - left) / share) * width), 0), width);
+  return { column, at: x + (left + (column / width) * share) * scale };
 }

@@ -1,5 +1,6 @@
 // The desk: asks for clips, hears what becomes of them, and decides what is on screen. The parts around it know nothing of each other.
 
+import { boxOf } from "./blend.js";
 import { Clip } from "./clip.js";
 import { element, seconds } from "./dom.js";
 import { Drop } from "./drop.js";
@@ -19,10 +20,17 @@ import { parseFrame, sideOf } from "./wire.js";
 import { Zoom } from "./zoom.js";
 
 const ZOOM_STEP = 1.5;
+const SHOT = ["prompt", "seed", "width", "height", "num_frames"];      // two clips that agree in these are one shot
 const PICKED = ["a", "b"], SIDES = ["turbo", "full", ...PICKED];      // from the history, and of this shot
 
 export function mount(root) {
   return new Desk(root.querySelector(".desk"));
+}
+
+/** What the panel takes over of a clip: its steps are those of its own mode. */
+function controlsOf({ prompt, seed, mode, num_steps: steps, sampler, negative_prompt, width, height, num_frames }) {
+  const clip = { prompt, seed, width, height, num_frames };
+  return mode === "full" ? { ...clip, full_steps: steps, negative_prompt } : { ...clip, num_steps: steps, sampler };
 }
 
 class Desk {
@@ -124,9 +132,9 @@ class Desk {
   renderFull() {
     if (!this.control.enabled || this.final) return;
     this.picks.drop("b");
-    const { prompt, seed } = this.panel.wish(), num_steps = this.panel.fullSteps, negative_prompt = this.panel.negative;
+    const num_steps = this.panel.fullSteps, { sampler: _, ...shot } = { ...this.panel.wish(), num_steps, negative_prompt: this.panel.negative };
     this.final = { generation: ++this.generation };
-    if (!this.socket.send({ op: "final", generation: this.final.generation, prompt, seed, num_steps, negative_prompt })) {
+    if (!this.socket.send({ op: "final", generation: this.final.generation, ...shot })) {
       return this.finalEnded("The connection is down; try again when it is back.", "error");
     }
     this.facts.say("");
@@ -147,19 +155,21 @@ class Desk {
   /** A clip of the history, as it was; a full one beside the turbo clip of its words and seed. */
   open(entry) {
     if (entry.mode === "full" && this.final) return this.facts.say("A full render is under way: cancel it first, or wait for it.");
-    const { id, prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = entry;
+    const { id, mode, num_steps: steps } = entry;
     if (mode === "full") this.picks.drop("b");
     else if (this.picks.both) this.picks.clear();
     if (mode === "turbo") {
-      this.panel.set({ prompt, seed, num_steps: steps, sampler });
-      return this.ask({ op: "open", id });
+      const refused = this.panel.set(controlsOf(entry));
+      this.ask({ op: "open", id });
+      return this.facts.say(refused);
     }
-    this.panel.set({ prompt, seed, full_steps: steps, negative_prompt });
+    const refused = this.panel.set(controlsOf(entry));
     this.ask();
     this.dropFull();
     this.final = { generation: ++this.generation };
     this.control.queued(steps, "Opening");
     if (!this.socket.send({ op: "open", id, generation: this.final.generation })) this.finalEnded("The connection is down.", "error");
+    else if (refused) this.facts.say(refused);
     return this.layOut();
   }
 
@@ -188,10 +198,9 @@ class Desk {
     try {
       const recipe = await recipeOf(file);
       if (recipe.preset !== this.hello.preset) throw new Error(`This clip was made with the preset “${recipe.preset}”; this page runs “${this.hello.preset}”.`);
-      const { prompt, seed, mode, num_steps: steps, sampler, negative_prompt } = recipe;
-      this.panel.set(mode === "full" ? { prompt, seed, full_steps: steps, negative_prompt } : { prompt, seed, num_steps: steps, sampler });
+      const refused = this.panel.set(controlsOf(recipe));
       this.edited();
-      if (mode === "full") this.facts.say("The shot of a full render is back; Ctrl + Enter renders it again.");
+      this.facts.say([refused, recipe.mode === "full" ? "The shot of a full render is back; Ctrl + Enter renders it again." : ""].join(" ").trim());
     } catch (error) {
       this.facts.say(error.message, "error");
     }
@@ -414,6 +423,7 @@ class Desk {
       if (place >= 0) this.caption(side);
     }
     this.desk.dataset.two = two;
+    this.shape(sides);
     this.player.show(sides);
     this.pair.enable(two && clips.every(Boolean) ? sides.map((side) => ({ side, ...this.label(side) })) : null);
     this.$(".unpick").hidden = !this.picks.any;
@@ -423,10 +433,19 @@ class Desk {
     this.history.mark(clips.filter((clip) => clip?.header.recipe).map(({ header }) => ({ ...header.recipe, prompt: header.prompt })), this.picks.entries);
   }
 
+  /** The frames take the shape of what they show. */
+  shape(sides) {
+    const [a, b] = sides.map((side) => this.player.current(side)?.header).filter(Boolean);
+    if (!a) return;
+    const { width, height } = boxOf(a, b ?? a);
+    this.desk.style.setProperty("--aspect", width / height);
+    this.pair.aspect = width / height;
+  }
+
   /** Which sides are on screen, first and second. */
   get sides() {
     const shown = this.shown?.header, full = this.full?.header;
-    const fits = Boolean(shown && full && full.prompt === shown.prompt && full.seed === shown.seed);
+    const fits = Boolean(shown && full) && SHOT.every((name) => full[name] === shown[name]);
     return sidesOf({ a: this.picks.clip("a"), b: this.picks.clip("b"), full: Boolean(this.final) || fits });
   }
 
@@ -472,7 +491,7 @@ class Desk {
     const words = full.prompt.length > 40 ? `${full.prompt.slice(0, 39)}…` : full.prompt;
     const back = element("button", { type: "button", className: "return link" }, `Back to the shot rendered in full: “${words}”`);
     back.addEventListener("click", () => {
-      this.panel.set(full);
+      this.panel.set(controlsOf({ ...full, mode: "full", num_steps: full.recipe.num_steps }));
       this.ask();
     });
     line.append(back);

@@ -18,6 +18,7 @@ export class Pair {
     this._seam = 0.5;
     this._drawn = [];
     this._past = [];
+    this.aspect = 1;            // of the frame
     this.swapped = false;
     this.second = false;
     for (const button of root.querySelectorAll(".views [data-choose]")) {
@@ -70,7 +71,7 @@ export class Pair {
     if (this.view === "side") return;
     const [a, b] = this._order.map(({ side }) => bitmaps[side]);
     if (!a || !b) return;
-    const { column, at } = columnAt(this._seam, boxOf(a, b), this._zoom);
+    const { column, at } = columnAt(this._seam, boxOf(a, b), this._zoom, this.aspect);
     const now = [this.view, a, b, column, this.second];
     if (this.view === "wipe" && at !== this._at) {
       this._at = at;

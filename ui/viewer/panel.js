@@ -1,5 +1,6 @@
-// The panel: what a person asks for. Prompt, seed, steps, sampler; examples, taught words, and what to say about the untaught.
+// The panel: what a person asks for. Prompt, seed, steps, sampler, size and length; examples, taught words, and what to say about the untaught.
 
+import { ClipMenu } from "./clipmenu.js";
 import { chip, element, optionsInto } from "./dom.js";
 import { put, replaceWord } from "./phrases.js";
 
@@ -14,6 +15,7 @@ export class Panel {
     this.$ = (selector) => root.querySelector(selector);
     this.touched = false;
     this._onEdit = onEdit;
+    this._clip = new ClipMenu(root, { onChange: () => this._changed() });
     this._bind();
   }
 
@@ -24,6 +26,7 @@ export class Panel {
       seed: this._seed(),
       num_steps: Number(this.$(".steps input:checked").value),
       sampler: this.$(".sampler").value,
+      ...this._clip.wish(),
     };
   }
 
@@ -39,6 +42,7 @@ export class Panel {
   /** Menus, examples and the taught world, once the server has said what they are. */
   fill(hello) {
     this._preset = hello.preset;
+    this._clip.fill(hello.clip);
     for (let n = 1; n <= hello.turbo.max_steps; n += 1) {
       const label = element("label");
       label.append(element("input", { type: "radio", name: "rushes-steps", value: n, checked: n === hello.turbo.num_steps }),
@@ -58,8 +62,9 @@ export class Panel {
     return { ...this.wish(), full_steps: this.fullSteps, negative_prompt: this.negative, locked: this._locked };
   }
 
-  /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. */
-  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked }) {
+  /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. Returns: a plain sentence on what
+   *  this preset does not make, or "". */
+  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked, ...clip }) {
     this.$(".prompt").value = prompt;
     this.$(".seed").value = seed;
     const choice = this.$(`.steps input[value="${Number(steps)}"]`);
@@ -70,6 +75,7 @@ export class Panel {
     }
     if (negative !== undefined) this.$(".negative").value = negative;
     if (locked !== undefined && locked !== this._locked) this.toggleLock();
+    return this._clip.set(clip);
   }
 
   reroll() {
