@@ -11,7 +11,7 @@ from kernels.narrow import narrow
 from kernels.sla.kernel import load_rows, store_rows
 from kernels.tuning import autotune_configs, first_or_all
 
-_RUN_TIME = ["heads", "length", "key_length", "query_blocks", "key_blocks", "share", "mean_blocks", "topk"]
+_RUN_TIME = ["heads", "length", "key_length", "query_blocks", "key_blocks", "share", "parts", "mean_blocks", "topk"]
 _WEIGHT_BITS = tl.constexpr(8.0)
 
 
@@ -69,27 +69,37 @@ def queries_kernel(q, q8, q_scale, means, stride_b, stride_h, stride_l, heads, l
 
 
 @triton.jit(do_not_specialize=_RUN_TIME)
-def keys_kernel(k, v, k_mean, v_amax, k8, k_scale, v8, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, heads, length,
+def keys_kernel(k, v, k_sum, v_amax, k8, k_scale, v8, v_scale, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, heads,
+                length, parts,
                 LARGEST: tl.constexpr, LARGEST_V: tl.constexpr, SMALLEST_AMAX: tl.constexpr, HEAD_DIM: tl.constexpr,
                 BLOCK: tl.constexpr, PV8: tl.constexpr, PERMUTE: tl.constexpr):
     """One block of k less its mean, and of v, to 8 bits; grid (blocks, B * H).
 
-    k_mean, v_amax [B, H, D]; k8 [B, H, blocks * BLOCK, D]; k_scale [B, H, blocks]; v8 [B, H, D, blocks * BLOCK]. Padding is zero.
+    k_sum, v_amax [B, H, parts, D]; k8 [B, H, blocks * BLOCK, D]; k_scale [B, H, blocks]; v8 [B, H, D, blocks * BLOCK]; v_scale
+    [B, H, D]. Padding is zero.
     """
     block, pair = tl.program_id(0), tl.program_id(1)
     batch, head, start = pair // heads, pair % heads, block * BLOCK
     rows, cols = tl.arange(0, BLOCK), tl.arange(0, HEAD_DIM)
     padded = tl.num_programs(0) * BLOCK
     tile = load_rows(k, batch, head, start, length, stride_kb, stride_kh, stride_kl, BLOCK, HEAD_DIM, False, True).to(tl.float32)
-    tile = tl.where((start + rows < length)[:, None], tile - tl.load(k_mean + pair * HEAD_DIM + cols)[None, :], 0.0)
+    k_mean = tl.zeros([HEAD_DIM], tl.float32)
+    largest_v = tl.full([HEAD_DIM], SMALLEST_AMAX, tl.float32)
+    first = pair.to(tl.int64) * parts * HEAD_DIM + cols
+    for part in range(0, parts):
+        k_mean += tl.load(k_sum + first + part * HEAD_DIM)
+        if PV8:
+            largest_v = tl.maximum(largest_v, tl.load(v_amax + first + part * HEAD_DIM))
+    k_mean = tl.div_rn(k_mean, length.to(tl.float32))
+    tile = tl.where((start + rows < length)[:, None], tile - k_mean[None, :], 0.0)
     amax = tl.maximum(tl.max(tl.max(tl.abs(tile), 1), 0), SMALLEST_AMAX)
     tl.store(k_scale + pair * tl.num_programs(0) + block, tl.div_rn(amax, LARGEST))
     place = (pair.to(tl.int64) * padded + start + rows)[:, None] * HEAD_DIM + cols[None, :]
     tl.store(k8 + place, narrow(tile * tl.div_rn(LARGEST, amax), k8.dtype.element_ty))
     if PV8:
         tile = load_rows(v, batch, head, start, length, stride_vb, stride_vh, stride_vl, BLOCK, HEAD_DIM, False, True).to(tl.float32)
-        grow = tl.div_rn(LARGEST_V, tl.maximum(tl.load(v_amax + pair * HEAD_DIM + cols), SMALLEST_AMAX))
-        tile = narrow(tile * grow[None, :], v8.dtype.element_ty)
+        tl.store(v_scale + pair * HEAD_DIM + cols, tl.div_rn(largest_v, LARGEST_V), mask=cols < tl.where(block == 0, HEAD_DIM, 0))
+        tile = narrow(tile * tl.div_rn(LARGEST_V, largest_v)[None, :], v8.dtype.element_ty)
         tile = permute16(tl.trans(tile), HEAD_DIM, BLOCK, PERMUTE)
         place = (pair.to(tl.int64) * HEAD_DIM + cols)[:, None] * padded + (start + rows)[None, :]
         tl.store(v8 + place, tile)

@@ -62,23 +62,23 @@ def quantize_keys_values(k: Tensor, v: Tensor, qk: str, pv: str, permute: bool) 
     k_sum, v_amax = (torch.empty(batch, num_heads, parts, head_dim, dtype=torch.float32, device=k.device) for _ in range(2))
     stats_kernel[parts, pairs](k, v, k_sum, v_amax, *k.stride()[:3], *v.stride()[:3], num_heads, length, share, HEAD_DIM=head_dim,
                                BLOCK=KEY_BLOCK, PV8=pv8, num_warps=8)
-    return round_keys_values(k, v, k_sum.sum(2) / length, v_amax.amax(2), qk, pv, permute)
+    return round_keys_values(k, v, k_sum, v_amax, qk, pv, permute)
 
 
-def round_keys_values(k: Tensor, v: Tensor, k_mean: Tensor, v_amax: Tensor, qk: str, pv: str,
+def round_keys_values(k: Tensor, v: Tensor, k_sum: Tensor, v_amax: Tensor, qk: str, pv: str,
                       permute: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`quantize_keys_values` with the mean key and the largest |v| by channel, [B, H, D] float32, known."""
+    """`quantize_keys_values` with the sum of k and the largest |v| by channel known for parts of the tokens, [B, H, parts, D] float32."""
     batch, num_heads, length, head_dim = k.shape
     blocks, pv8 = triton.cdiv(length, KEY_BLOCK), pv == "fp8"
 
     def room(*shape, dtype=torch.float32):
         return torch.empty(batch, num_heads, *shape, dtype=dtype, device=k.device)
 
-    v_scale = v_amax.clamp(min=SMALLEST_AMAX) / LARGEST[FORMATS["fp8"]] if pv8 else room(0)
+    v_scale = room(head_dim if pv8 else 0)
     k8, k_scale = room(blocks * KEY_BLOCK, head_dim, dtype=FORMATS[qk]), room(blocks)
     v8 = room(head_dim if pv8 else 0, blocks * KEY_BLOCK, dtype=FORMATS["fp8"])
     keys_kernel[blocks, batch * num_heads](
-        k, v, k_mean, v_amax, k8, k_scale, v8, *k.stride()[:3], *v.stride()[:3], num_heads, length, LARGEST=LARGEST[FORMATS[qk]],
+        k, v, k_sum, v_amax, k8, k_scale, v8, v_scale, *k.stride()[:3], *v.stride()[:3], num_heads, length, k_sum.shape[2], LARGEST=LARGEST[FORMATS[qk]],
         LARGEST_V=LARGEST[FORMATS["fp8"]], SMALLEST_AMAX=SMALLEST_AMAX, HEAD_DIM=head_dim, BLOCK=KEY_BLOCK, PV8=pv8, PERMUTE=permute,
         num_warps=8, enable_fp_fusion=False)
     return k8, k_scale, v8, v_scale

@@ -45,13 +45,11 @@ def sage_sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: T
 
     sage.check(q, qk, pv)
     q, k, v = _rows(q), _rows(k), _rows(v)
-    length, pv8 = q.shape[2], pv == "fp8"
+    pv8 = pv == "fp8"
     tma = sage.by_descriptors(v, pv) if tma is None else tma
     with torch.cuda.device_of(q):
-        k_means, values, z, v_amax = _summarise_keys(k, v, proj_weight, block_k, with_range=True)
-        counts = torch.full((k_means.shape[2], 1), block_k, dtype=torch.float32, device=q.device)
-        counts[-1] = length - (len(counts) - 1) * block_k
-        rounded = sage.round_keys_values(k, v, (k_means * counts).sum(2) / length, v_amax, qk, pv, permute=pv8)
+        k_means, values, z, k_sum, v_amax = _summarise_keys(k, v, proj_weight, block_k, with_range=True)
+        rounded = sage.round_keys_values(k, v, k_sum, v_amax, qk, pv, permute=pv8)
         q8, q_scale, q_means = sage.quantize_queries(q, qk, block_q)
         lut = _select(q_means, k_means, density)
         return sage.attend_sparse(q, q8, q_scale, *rounded, v, lut, (values, z, proj_bias.contiguous()), block_q, block_k, tma, pv8)
@@ -130,7 +128,7 @@ def _select(q_means: Tensor, k_means: Tensor, density: float) -> Tensor:
 def _summarise_keys(k: Tensor, v: Tensor, proj_weight: Tensor, block_k: int, with_range: bool = False) -> tuple[Tensor, ...]:
     """Block means of k, projected values per key channel [B * H, D, D] and the channels' sums [B * H, D].
 
-    with_range: and the largest |v| by channel, [B, H, D] float32.
+    with_range: and by part, [B, H, parts, D] float32, the sum of k and the largest |v|.
     """
     batch, num_heads, length, head_dim = k.shape
     pairs, blocks = batch * num_heads, num_blocks(length, block_k)
@@ -141,12 +139,12 @@ def _summarise_keys(k: Tensor, v: Tensor, proj_weight: Tensor, block_k: int, wit
         return torch.empty(*shape, dtype=dtype, device=k.device)
 
     means, kv, z = room(batch, num_heads, blocks, head_dim), room(pairs, parts, head_dim, head_dim), room(pairs, parts, head_dim)
-    v_amax = room(batch, num_heads, parts, head_dim) if with_range else z
-    keys_kernel[parts, pairs](k, v, means, kv, z, v_amax, *_strides(k, v), num_heads, length, blocks, share, HEAD_DIM=head_dim,
+    k_sum, v_amax = (room(batch, num_heads, parts, head_dim) if with_range else z for _ in range(2))
+    keys_kernel[parts, pairs](k, v, means, kv, z, k_sum, v_amax, *_strides(k, v), num_heads, length, blocks, share, HEAD_DIM=head_dim,
                               BLOCK_N=block_k, RANGE=with_range)
     values, z_sum = room(pairs, head_dim, head_dim, dtype=v.dtype), room(pairs, head_dim)
     fold_kernel[head_dim // 16, pairs](kv, z, proj_weight.contiguous(), values, z_sum, parts, HEAD_DIM=head_dim, ROWS=16)
-    return (means, values, z_sum, v_amax.amax(2)) if with_range else (means, values, z_sum)
+    return (means, values, z_sum, k_sum, v_amax) if with_range else (means, values, z_sum)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, lut: Tensor, block_q: int, block_k: int,
