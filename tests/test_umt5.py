@@ -12,8 +12,9 @@ from tiny_umt5 import CONFIG, random_weights, write_tokenizer
 
 import kernels
 from turbo_engine.errors import TurboError, WeightsError
+from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
-from turbo_engine.models.umt5 import UMT5, Int8Linear, clean_prompt
+from turbo_engine.models.umt5 import UMT5, clean_prompt
 from turbo_engine.presets import list_presets, load_preset
 
 PROMPTS = ["a cat", "a dog, a cat and a long tail of words beyond the end", ""]
@@ -25,7 +26,7 @@ def tokenizer(tmp_path_factory):
 
 
 def build(tokenizer, **options) -> UMT5:
-    return UMT5(CONFIG, random_weights(), tokenizer, **{"text_len": 16, "device": "cpu", "dtype": torch.float32, **options})
+    return UMT5(CONFIG, random_weights().items(), tokenizer, **{"text_len": 16, "device": "cpu", "dtype": torch.float32, **options})
 
 
 @pytest.mark.parametrize("text, clean", [
@@ -68,8 +69,8 @@ def test_zero_beyond_the_end(tokenizer):
 
 def test_eight_bits_are_near(tokenizer):
     exact, packed = build(tokenizer), build(tokenizer, eight_bit=True)
-    layers = [module for module in packed._model.modules() if isinstance(module, Int8Linear)]
-    assert len(layers) == 7 * CONFIG.num_layers and all(layer.weight.dtype == torch.int8 for layer in layers)
+    layers = [module for module in packed._model.modules() if isinstance(module, Linear8)]
+    assert len(layers) == 7 * CONFIG.num_layers and all(layer.int8_weight.dtype == torch.int8 for layer in layers)
     assert not [module for module in packed._model.modules() if type(module) is torch.nn.Linear]
     one, two = exact.encode(PROMPTS), packed.encode(PROMPTS)
     assert 1e-4 < ((one - two).norm() / one.norm()).item() < 0.03
@@ -157,11 +158,11 @@ def test_other_tokenizers_are_refused(tokenizer, tmp_path):
         build(write_tokenizer(tmp_path / "endless.json", end=False))
     small = SimpleNamespace(**{**CONFIG.__dict__, "vocab_size": 20})
     with pytest.raises(WeightsError, match="expected 20 tokens at most, found 39"):
-        UMT5(small, random_weights(), tokenizer, text_len=16, device="cpu", dtype=torch.float32)
+        UMT5(small, random_weights().items(), tokenizer, text_len=16, device="cpu", dtype=torch.float32)
 
 
 def test_other_weights_are_refused(tokenizer):
     weights = random_weights()
     weights["encoder.final_layer_norm.weight"] = torch.ones(23)
     with pytest.raises(RuntimeError, match="final_layer_norm"):
-        UMT5(CONFIG, weights, tokenizer, text_len=16, device="cpu", dtype=torch.float32)
+        UMT5(CONFIG, weights.items(), tokenizer, text_len=16, device="cpu", dtype=torch.float32)

@@ -1,6 +1,7 @@
 """The engine on Wan presets, from files in the published forms: what it makes, what it says, what it refuses."""
 import dataclasses
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ from tiny_wan import I2V, a_picture, write_wan_preset
 
 from turbo_engine.engine import Engine
 from turbo_engine.errors import RequestError, TurboError, WeightsError
+from turbo_engine.families import wan
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.linear8 import Linear8
+from turbo_engine.models.umt5 import UMT5
 from turbo_engine.parts import take_stock
 from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, GIB, choose, plans
 from turbo_engine.presets import load_preset
 from turbo_engine.types import Preview, Progress, Request
+from weights import forms
 
 
 @pytest.fixture(scope="module")
@@ -136,17 +142,72 @@ def test_one_expert_twice_is_refused(tmp_path):
         Engine(path, device="cpu").load()
 
 
-def test_an_engine_with_little_room_brings_networks_in_turn_and_makes_the_same_clips(tmp_path, i2v):
-    family = i2v._family
-    clips = [last(i2v, Request("a cat", 3, mode, image=a_picture())).frames for mode in ("turbo", "full")]
-    family.memory = dataclasses.replace(plans(load_preset("wan2.2-i2v-a14b-720p"))[-1], tile=None)
-    family._networks.clear()
-    try:
-        again = [last(i2v, Request("a cat", 3, mode, image=a_picture())).frames for mode in ("turbo", "full")]
-        assert len(family._networks) == 1
-    finally:
-        family.memory = ALL_STAYS
-    assert all(map(np.array_equal, clips, again))
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Engines with room for one network alone, and for the text encoder in its place."""
+    plan = dataclasses.replace(plans(load_preset("wan2.2-i2v-a14b-720p"))[-1], eight_bit=False, text_8bit=False, tile=None)
+    assert plan.make_room and plan.networks == 1 and plan.text == "host"
+    monkeypatch.setattr(wan, "_plan", lambda *_: plan)
+
+
+def test_what_lies_on_the_device_when_one_network_fits(tmp_path, one_at_a_time, i2v, monkeypatch):
+    """The text encoder worked beside the network that was to make room for it, and cards of 8 to 12 GiB ran out of memory."""
+    made, moments = [], []
+
+    def resident() -> int:
+        return sum(network() is not None for network in made)
+
+    original_network, original_encode = wan.Wan._accelerated, UMT5._in_place
+
+    def made_network(self, name, model):
+        moments.append((name, resident()))                     # before it takes the place
+        network = original_network(self, name, model)
+        made.append(weakref.ref(network))
+        return network
+
+    def encode(self):
+        moments.append(("text", resident()))
+        return original_encode(self)
+
+    monkeypatch.setattr(wan.Wan, "_accelerated", made_network)
+    monkeypatch.setattr(UMT5, "_in_place", encode)
+    engine = Engine(write_wan_preset(tmp_path, I2V), device="cpu", threads=2).load()
+    requests = [Request(prompt, 3, mode, image=a_picture()) for prompt in ("a cat", "a dog") for mode in ("turbo", "full")]
+    clips = [last(engine, request).frames for request in requests]
+    names = [name for name, _ in moments]
+    assert names.count("text") == 4 and names.count("turbo high-noise") >= 2 and names.count("full low-noise") >= 2    # warm-up, cat, bad, dog
+    assert [count for _, count in moments] == [0] * len(moments) and resident() == 1
+    assert all(np.array_equal(clip, last(i2v, request).frames) for clip, request in zip(clips, requests))
+    assert engine.describe()["live_pauses"] and not i2v.describe()["live_pauses"]
+
+
+def test_weights_in_eight_bits_make_nearly_the_same_clips(tmp_path, t2v, monkeypatch):
+    monkeypatch.setattr(wan, "_plan", lambda *_: dataclasses.replace(ALL_STAYS, eight_bit=True, text_8bit=True))
+    engine = Engine(write_wan_preset(tmp_path), device="cpu", threads=2).load()
+    network = engine._family._networks["turbo"]
+    layers = [module for module in network.modules() if isinstance(module, Linear8)]
+    assert len(layers) == 10 * 2 and not any(type(module) is torch.nn.Linear for module in network.blocks[0].ffn)
+    for mode in ("turbo", "full"):
+        exact, rounded = (last(e, Request("a cat", 3, mode)).latent for e in (t2v, engine))
+        error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
+        assert 1e-5 < error < 0.1, error
+    assert "linear: weights in int8" in engine.describe()["kernels"]
+
+
+def test_int8_files_stay_int8_in_memory_and_mean_what_their_blocks_say(tmp_path):
+    path = write_wan_preset(tmp_path)
+    folder, preset = tmp_path / "tiny-wan", load_preset(path)
+    stored, exact = forms.quantised(DiT(preset.dit).init_weights().state_dict(), preset.dit)
+    forms.save(folder / "turbo.safetensors", stored)
+    quantised = Engine(path, device="cpu", threads=2).load()
+    layer = quantised._family._networks["turbo"].blocks[0].ffn[0]
+    assert isinstance(layer, Linear8) and layer.blocks and torch.equal(layer.int8_weight, stored["blocks.0.ffn.0.int8_weight"])
+    assert torch.equal(layer._weight(torch.float32), exact["blocks.0.ffn.0.weight"])
+    clip = last(quantised, Request("a cat", 3)).latent
+    forms.save(folder / "turbo.safetensors", {key: t for key, t in stored.items() if not key.endswith(("int8_weight", "scale"))}
+               | {key: t.bfloat16() for key, t in exact.items()})
+    plain = last(Engine(path, device="cpu", threads=2).load(), Request("a cat", 3)).latent
+    assert np.linalg.norm(clip - plain) / np.linalg.norm(plain) < 0.05                    # bf16 rounds what the blocks say
 
 
 def test_plans_fall_with_the_memory_and_too_little_is_refused_with_numbers():

@@ -14,6 +14,7 @@ from kernels.formats import default_format
 from kernels.sage.api import best_formats
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
+from turbo_engine.models.linear8 import Linear8
 from turbo_engine.presets import SparseSettings
 
 
@@ -116,14 +117,14 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
     eight, sixteen = [], []
     places = {"self_attn.qkv": fed, "self_attn.o": False, "cross_attn.q": fed, "cross_attn.o": False, "ffn.0": fed, "ffn.2": fed}
     for name, is_fed in places.items():
-        first = model.blocks[0].get_submodule(name)
+        first = _plain(model.blocks[0].get_submodule(name))
         if not _wins(first, format, tokens, is_fed):
             sixteen.append(name)
             continue
         eight.append(name)
         parent, _, child = name.partition(".")
         for block in model.blocks:
-            layer = block.get_submodule(name)
+            layer = _plain(block.get_submodule(name))
             setattr(block.get_submodule(parent), child, kernels.QuantizedLinear.from_linear(layer, format=format))
     return f"linear layers: {format} {', '.join(eight) or 'none'}" + (f"; 16-bit {', '.join(sixteen)}" if sixteen else "")
 
@@ -164,8 +165,14 @@ def _wins(layer: nn.Linear, format: str, tokens: int, fed: bool) -> bool:
     return fastest("layer", shape, {"8-bit": lambda: layer8(rows if fed else x), "16-bit": lambda: layer(x)}, weight.device) == "8-bit"
 
 
-def _stacked(*layers: nn.Linear) -> nn.Linear:
+def _plain(layer: nn.Linear | Linear8) -> nn.Linear:
+    return layer.widened() if isinstance(layer, Linear8) else layer
+
+
+def _stacked(*layers: nn.Linear | Linear8) -> nn.Linear | Linear8:
     first = layers[0]
+    if isinstance(first, Linear8):
+        return Linear8.stacked(*layers)
     with torch.device("meta"):
         stacked = nn.Linear(first.in_features, sum(layer.out_features for layer in layers))
     stacked.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=first.weight.requires_grad)

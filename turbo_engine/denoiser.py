@@ -23,34 +23,40 @@ class Denoiser:
 
     Args:
         context, unconditional: `embed_text` of the prompts and of what guidance steers away from, of the same batch B.
-        guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice, as one
-            batch of two (452 ms where two passes take 482: pocket, one core).
+        guidance_scale: w of x0 = without + w * (with - without); 1 evaluates the network once a step, more twice.
+        together: those two as one batch (452 ms where two passes take 482: pocket, one core), or one after the other in half
+            the memory.
         rounding: of the timestep, see `timestep_of`.
         condition: what the clip must hold to, [B, condition_channels, T, H, W], for a network that takes one.
     `nfe` counts network evaluations. Calls may come from any thread, one at a time.
     """
 
     def __init__(self, network: DiT, context: TextContext, *, unconditional: TextContext | None = None,
-                 guidance_scale: float = 1.0, rounding: str = "exact", condition: Tensor | None = None):
+                 guidance_scale: float = 1.0, rounding: str = "exact", condition: Tensor | None = None,
+                 together: bool = True):
         assert rounding in TIMESTEP_ROUNDINGS, rounding
         self.network, self.guidance_scale, self.rounding = network, guidance_scale, rounding
         self.passes = 1 if guidance_scale == 1 else 2
+        self.contexts = [context]
         if self.passes == 2:
             assert unconditional is not None, "guidance needs something to steer away from"
-            context = [(torch.cat((k0, k1)), torch.cat((v0, v1))) for (k0, v0), (k1, v1) in zip(unconditional, context)]
-        self.context = context
-        self.options = {} if condition is None else {"condition": condition.repeat(self.passes, 1, 1, 1, 1)}
+            self.contexts = [unconditional, context]
+            if together:
+                self.contexts = [[(torch.cat((k0, k1)), torch.cat((v0, v1))) for (k0, v0), (k1, v1) in zip(unconditional, context)]]
+        self._clips = self.passes // len(self.contexts)          # copies of the clip in one pass
+        self.options = {} if condition is None else {"condition": condition.repeat(self._clips, 1, 1, 1, 1)}
         self.nfe = 0
 
     @torch.inference_mode()
     def __call__(self, latent: Tensor, t: float) -> Tensor:
         """x0 estimate at x_t. latent [B, C, T, H, W], any float dtype; the same shape, dtype and device come back."""
-        x = latent.float().repeat(self.passes, 1, 1, 1, 1)
-        timestep = torch.full((len(x),), timestep_of(t, self.rounding), device=latent.device)
-        velocity = self.network(x, timestep, self.context, **self.options)
+        x = latent.float().repeat(self._clips, 1, 1, 1, 1)
+        timestep = torch.full((len(x),), timestep_of(t, self.rounding))        # on the CPU: a network may look its step up
+        velocities = [self.network(x, timestep, context, **self.options) for context in self.contexts]
+        velocity = velocities[0]
         self.nfe += self.passes
         if self.passes == 2:
-            without, with_text = velocity.chunk(2)
+            without, with_text = velocity.chunk(2) if len(velocities) == 1 else velocities
             velocity = without + self.guidance_scale * (with_text - without)
         return denoised_from_velocity(latent, velocity, t)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from turbo_engine.errors import TurboError
 from turbo_engine.families import Family, open_family
 from turbo_engine.models.experts import expert_steps
+from turbo_engine.plan import MemoryPlan
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
@@ -35,17 +36,17 @@ class Engine:
         preset: a Preset, or the name or path of one.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None: as many as this process may use, 16 at most. Set for the whole process.
-        weights: folder of a Wan preset's files; None: the preset's own folder.
+        weights: folder of a Wan preset's files, a Path or text; None: as `parts.weights_folder`. Or its tensors, a `WanWeights`.
         encoder: a loaded text encoder to share between engines (pocket).
     """
 
     def __init__(self, preset: Preset | str | Path = "pocket", *, device: str = "auto", threads: int | None = None,
-                 weights: Path | str | None = None, encoder=None):
+                 weights=None, encoder=None):
         self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
         self.device = _device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
-        self._weights = None if weights is None else Path(weights)
+        self._weights = Path(weights) if isinstance(weights, str) else weights
         self._encoder = encoder
         self._family: Family | None = None
         self._lock = threading.Lock()
@@ -88,8 +89,13 @@ class Engine:
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
                 "weights": dict(family.weights) if family else {}, "student": family.method if family else "",
-                "memory_plan": family.plan if family else "", "loaded": family is not None,
+                "memory_plan": family.plan if family else "", "live_pauses": bool(family and family.live_pauses), "loaded": family is not None,
                 "peak_memory_mib": self._peak_memory_mib()}
+
+    @property
+    def memory_plan(self) -> MemoryPlan | None:
+        """Of a loaded Wan preset."""
+        return getattr(self._family, "memory", None)
 
     def check_prompt(self, prompt: str) -> PromptReport:
         """Words of a prompt outside the taught world; quick enough for every edit, any text is fine."""

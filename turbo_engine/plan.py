@@ -7,65 +7,97 @@ from dataclasses import dataclass
 
 from turbo_engine.errors import TurboError
 from turbo_engine.presets import Preset, list_presets, load_preset
-from turbo_engine.weights.architecture import elements
+from turbo_engine.weights.architecture import elements, is_block_linear, shapes_of_numbers
 
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
+PROMPTS = 1 << 30            # bytes of keys and values of prompts kept where there is room
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """networks: how many stay on the device at once, of turbo and full, two each with experts. text: where the encoder waits,
-    "device" or "host". text_8bit: its weights in 8 bits. tile: of the autoencoder in latent pixels, None for whole pictures.
-    needed: bytes at the worst moment. line: the plan in words.
+    """networks: how many stay on the device at once, of turbo and full, two each with experts. eight_bit: their linear layers in 8
+    bits, also where the files have more. text: where the encoder waits, "device" or "host". text_8bit: its weights in 8 bits.
+    make_room: networks leave while a new prompt is read. prompts: bytes of what networks keep of prompts. tile: of the autoencoder
+    in latent pixels, None for whole pictures. graphs: turbo steps as CUDA graphs, which keep what they work in. needed: bytes at the worst moment. line: the plan in words.
     """
 
     networks: int
+    eight_bit: bool
     text: str
     text_8bit: bool
+    make_room: bool
+    prompts: int
     tile: int | None
+    graphs: bool
     needed: int
     line: str
 
 
-ALL_STAYS = MemoryPlan(4, "device", False, None, 0, "")
+ALL_STAYS = MemoryPlan(4, False, "device", False, False, PROMPTS, None, False, 0, "")
 """On a CPU, where everything lies in one memory."""
 
 
-def plans(preset: Preset) -> list[MemoryPlan]:
-    """Every way to run a Wan preset in bfloat16, the fastest first."""
+def network_bytes(preset: Preset, *, eight_bit: bool) -> int:
+    """One network in bfloat16, or with the linear layers of its blocks in int8."""
+    shapes = shapes_of_numbers(preset.dit, sla=True)
+    saved = sum(shape[0] * (shape[1] - 4) for key, shape in shapes.items() if is_block_linear(key)) if eight_bit else 0
+    return 2 * elements(preset.dit, sla=True) - saved
+
+
+def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), full: bool = True) -> list[MemoryPlan]:
+    """Every way to run a Wan preset in bfloat16, the fastest first. packed: of "turbo" and "full", those whose files are int8. full:
+    whether there is a full network beside turbo's."""
     experts = 1 if preset.experts is None else 2
-    network = 2 * elements(preset.dit, sla=True)
     table = 2 * preset.umt5.vocab_size * preset.umt5.dim                 # in host memory always
-    text = 2 * elements(preset.umt5) - table
+    whole_text = 2 * elements(preset.umt5) - table
     vae, clip = 2 * elements(preset.vae), preset.clip
     pixels = max(width * height for width, height in clip.menu)
     tokens = pixels // 256 * (clip.max_num_frames // 4 + 1)
-    denoising = tokens * (preset.dit.dim * 28 + preset.dit.ffn_dim * 2) * 2      # a guided step is a batch of two
-    denoising += 2 * 4 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim
+    prompt = 2 * 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim     # keys and values, one network's
+    denoising = tokens * (preset.dit.dim * 28 + preset.dit.ffn_dim * 4)
     result = []
-    ways = ((2 * experts, "device", False, None), (2 * experts, "host", False, None), (experts, "device", False, None),
-            (experts, "host", False, None), (1, "host", False, None), (1, "host", True, None), (1, "host", True, 32))
-    for count, where, text_8bit, tile in dict.fromkeys(ways):            # without experts two of them are one
-        own_text = text // 2 if text_8bit else text
+    for count, eight_bit, where, text_8bit, make_room, tile in _ways(experts):
+        sizes = [network_bytes(preset, eight_bit=eight_bit or mode in packed) for mode in (("turbo", "full") if full else ("turbo",))]
+        networks = experts * sum(sizes) if count == 2 * experts else count * max(sizes)
+        text = whole_text // 2 if text_8bit else whole_text
         decoding = pixels * 96 * 2 * 4 * 5 if tile is None else (8 * tile) ** 2 * 96 * 2 * 4 * 5 + pixels * clip.max_num_frames * 12
-        busiest = max(denoising, decoding)
+        prompts = max(PROMPTS, 4 * experts * prompt) if count > 1 or where == "device" else 2 * prompt
+        graphs = count == 2 * experts
+        busiest = experts * denoising + max(denoising, decoding) if graphs else max(denoising, decoding)
         if where == "device":
-            needed = count * network + own_text + busiest
-        elif count > 1:
-            needed = count * network + max(busiest, own_text)
-        else:                                                            # the network makes room for the text encoder
-            needed = max(network + busiest, own_text)
-        words = ("turbo and full stay" if count == 2 * experts else "turbo or full at a time" if count == experts else "one expert at a time",
-                 "text encoder stays" if where == "device" else f"text encoder comes for each new prompt{' in 8 bits' if text_8bit else ''}",
+            needed = networks + text + busiest
+        elif make_room:
+            needed = max(networks + busiest, text)
+        else:
+            needed = networks + max(busiest, text)
+        all_stay = "turbo and full stay" if full else "turbo stays"
+        words = (all_stay if count == 2 * experts else "turbo or full at a time" if count == experts else "one expert at a time",
+                 "8-bit weights" if eight_bit else "",
+                 "text encoder stays" if where == "device" else f"text encoder comes for each new prompt{' in 8 bits' if text_8bit else ''}"
+                 f"{' in place of the network' if make_room else ''}",
                  "decoding in tiles" if tile else "")
-        result.append(MemoryPlan(count, where, text_8bit, tile, needed + vae + RESERVE, ", ".join(filter(None, words))))
+        result.append(MemoryPlan(count, eight_bit, where, text_8bit, make_room, prompts, tile, graphs, needed + prompts + vae + RESERVE,
+                                 ", ".join(filter(None, words))))
     return result
 
 
-def choose(preset: Preset, free: int) -> MemoryPlan:
-    """The fastest plan that fits into `free` bytes. Raises: TurboError with the numbers."""
-    ways = plans(preset)
+def _ways(experts: int) -> list[tuple[int, bool, str, bool, bool, int | None]]:
+    """networks, eight_bit, text, text_8bit, make_room, tile; without experts some are one. A rounded prompt or weight comes before
+    a wait at each clip."""
+    both, each = 2 * experts, experts
+    return list(dict.fromkeys((
+        (both, False, "device", False, False, None), (both, False, "host", False, False, None), (both, False, "host", True, False, None),
+        (each, False, "device", False, False, None), (each, False, "host", False, False, None), (each, False, "host", True, False, None),
+        (each, True, "host", False, False, None), (each, True, "host", True, False, None),
+        (1, False, "host", False, False, None), (1, False, "host", True, False, None), (1, False, "host", False, True, None),
+        (1, True, "host", True, False, None), (1, True, "host", False, True, None), (1, True, "host", True, True, None),
+        (1, True, "host", True, True, 32))))
+
+
+def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), full: bool = True) -> MemoryPlan:
+    """The fastest plan that fits into `free` bytes. packed, full: as `plans`. Raises: TurboError with the numbers."""
+    ways = plans(preset, packed=packed, full=full)
     for plan in ways:
         if plan.needed <= free:
             return plan

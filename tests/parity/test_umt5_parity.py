@@ -16,7 +16,7 @@ TEXT_LEN = 24
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return UMT5(CONFIG, random_weights(), write_tokenizer(tmp_path_factory.mktemp("umt5") / "tokenizer.json"), text_len=TEXT_LEN,
+    return UMT5(CONFIG, random_weights().items(), write_tokenizer(tmp_path_factory.mktemp("umt5") / "tokenizer.json"), text_len=TEXT_LEN,
                 device="cpu", dtype=torch.float32)
 
 

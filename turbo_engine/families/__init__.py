@@ -23,6 +23,7 @@ class Family(Protocol):
 
     vocabulary: what the text encoder makes of a prompt. weights: by role, a SHA-256, or file and size where hashing takes minutes.
     method: how the student was distilled. kernels: what runs, by name. plan: how the memory is used, "" where all fits easily.
+    live_pauses: whether previews have to wait for the end of a full render, as both networks do not fit together.
     """
 
     vocabulary: Vocabulary
@@ -30,6 +31,7 @@ class Family(Protocol):
     method: str
     kernels: list[str]
     plan: str
+    live_pauses: bool
 
     def denoiser(self, request: Request) -> CountingDenoise:
         """For one resolved request: its prompt read, its networks at hand, what it starts from encoded. Raises: RequestError."""
@@ -41,12 +43,12 @@ class Family(Protocol):
         """Run the turbo network once at the size it will have."""
 
 
-def open_family(preset: Preset, weights: Path | None, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
+def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
                 tell: Tell, encoder=None) -> Family:
     """Read a preset's weights.
 
     Args:
-        weights: folder of the Wan family's; None: as `weights_folder`. encoder: a loaded text encoder to share (pocket).
+        weights: folder of the Wan family's files, None: as `weights_folder`; or its tensors, a `WanWeights`. encoder: a loaded text encoder to share (pocket).
         between_blocks: called before each block of every network and decoder.
     Raises: WeightsError, before anything is resident.
     """
@@ -54,18 +56,21 @@ def open_family(preset: Preset, weights: Path | None, device: torch.device, dtyp
         from turbo_engine.families.pocket import Pocket
         return Pocket(preset, device, dtype, between_blocks=between_blocks, tell=tell, encoder=encoder)
     from turbo_engine.families.wan import Wan
-    return Wan(preset, weights_folder(preset, weights), device, dtype, between_blocks=between_blocks, tell=tell)
+    from turbo_engine.families.wan_weights import FromFiles
+    if weights is None or isinstance(weights, Path):
+        weights = FromFiles(preset, weights_folder(preset, weights), tell)
+    return Wan(preset, weights, device, dtype, between_blocks=between_blocks, tell=tell)
 
 
 def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[str], TextContext],
-                condition: Tensor | None = None) -> Denoiser:
+                condition: Tensor | None = None, together: bool = True) -> Denoiser:
     """One network as a resolved request wants it: guided away from the negative prompt, or the preset's, in a full render.
 
-    read: prompt -> what the network's cross-attention sees of it, kept by the caller. condition: as `Denoiser`.
+    read: prompt -> what the network's cross-attention sees of it, kept by the caller. condition, together: as `Denoiser`.
     """
     settings = preset.turbo if request.mode == "turbo" else preset.full
     context, away = read(request.prompt.strip()), None
     if request.guidance_scale != 1:
         away = read(request.negative_prompt.strip() or preset.full.negative_prompt)
     return Denoiser(network, context, unconditional=away, guidance_scale=request.guidance_scale, rounding=settings.rounding,
-                    condition=condition)
+                    condition=condition, together=together)

@@ -1,133 +1,156 @@
 """The Wan family with TurboDiffusion's distilled networks, read from the files people have."""
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from turbo_engine.accelerate import fit_sparse_attention
+import kernels
+from turbo_engine.accelerate import accelerate, fit_sparse_attention, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError
 from turbo_engine.families import Tell, denoiser_of
+from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
 from turbo_engine.models.first_frame import first_frame_condition
+from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.umt5 import UMT5
 from turbo_engine.models.wan_vae import WanVAE
-from turbo_engine.parts import WanFiles, network_names, take_stock, tiny_numbers
+from turbo_engine.parts import network_names
 from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, MemoryPlan, choose
 from turbo_engine.presets import Preset
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
-from turbo_engine.weights import Identity, check_experts, open_checkpoint
+from turbo_engine.weights import assign
+from turbo_engine.weights.architecture import is_block_linear
 
-CONTEXT_BYTES = 2 << 30      # of keys and values of prompts kept on the device
+PROMPTS_KEPT = 64            # token states in host memory, 4 to 8 MB each
 
 
 class Wan:
     """See `Family`."""
 
-    def __init__(self, preset: Preset, folder: Path, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
-                 tell: Tell):
-        self.preset, self.device, self.dtype = preset, device, dtype
-        self._between, self._tell = between_blocks, tell
-        self.files = take_stock(preset, folder).files
-        self._check_experts()
-        self.memory = _plan(preset, device)
-        self.plan = self.memory.line
-        self.weights = {name: _named(identity) for name, identity in self._parts(self.files)}
+    def __init__(self, preset: Preset, weights: WanWeights, device: torch.device, dtype: torch.dtype, *,
+                 between_blocks: Callable[..., None], tell: Tell):
+        self.preset, self.device, self.dtype, self._weights = preset, device, dtype, weights
+        self._between = between_blocks
+        self.memory = _plan(preset, weights, device)
+        self.plan, self.weights = self.memory.line, dict(weights.named)
         self.method = "rCM, by TurboDiffusion"
-        self._networks: OrderedDict[str, DiT] = OrderedDict()
-        tell("Reading the video autoencoder")
-        with open_checkpoint(self.files.vae.path, preset.vae) as checkpoint:
-            self._vae = self._filled(checkpoint, WanVAE, preset.vae)
+        self._networks: OrderedDict[str, nn.Module] = OrderedDict()
+        self._fitted: dict[str, list[str]] = {}
+        self._vae = self._filled(_empty(WanVAE, preset.vae), weights.vae(device, dtype))
         self._tiny = None
-        if self.files.tiny_vae is not None:
-            with open_checkpoint(self.files.tiny_vae.path, tiny_numbers(preset)) as checkpoint:
-                self._tiny = self._filled(checkpoint, TinyVAE, preset.tiny_vae, leave_out=("encoder.*",))
-        tell("Reading the text encoder")
-        self._encoder = self._open_encoder(folder)
+        if weights.has_tiny:
+            self._tiny = self._filled(_empty(TinyVAE, preset.tiny_vae), weights.tiny_vae(device, dtype), leave_out=("encoder.*",))
+        self._encoder = self._open_encoder()
+        self._states: OrderedDict[str, Tensor] = OrderedDict()
         prompt_bytes = 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize
-        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]), max(4, CONTEXT_BYTES // prompt_bytes))
+        self._contexts = ContextCache(lambda prompt: self._states[prompt].to(device), max(2, self.memory.prompts // prompt_bytes))
         self._condition: tuple[tuple, Tensor] | None = None
         self.vocabulary = Vocabulary(None, text_len=preset.text.text_len, count_tokens=self._encoder.num_tokens)
-        for name in network_names(preset, "turbo"):
-            self._network(name)
 
-    def _parts(self, files: WanFiles) -> Iterator[tuple[str, Identity]]:
-        yield from files.networks.items()
-        yield from (("vae", files.vae), ("text encoder", files.text_encoder))
-        if files.tiny_vae is not None:
-            yield "tiny vae", files.tiny_vae
+    def _filled(self, model: nn.Module, tensors: Iterable[tuple[str, Tensor]], **options) -> nn.Module:
+        return assign(model, tensors, **options).eval().requires_grad_(False)
 
-    def _check_experts(self) -> None:
-        for mode in ("turbo", "full") if self.preset.experts is not None else ():
-            names = [name for name in network_names(self.preset, mode) if name in self.files.networks]
-            if len(names) == 2:
-                with self._opened(names[0]) as high, self._opened(names[1]) as low:
-                    check_experts(high, low)
+    def _open_encoder(self) -> UMT5:
+        idle = torch.device("cpu") if self.memory.text == "host" else self.device
+        weights, preset = self._weights, self.preset
+        cache = None if weights.prompts is None else PromptCache(weights.prompts)
+        return UMT5(preset.umt5, weights.text_encoder(idle, self.dtype), weights.tokenizer, text_len=preset.text.text_len, device=self.device,
+                    dtype=self.dtype, idle=idle, eight_bit=self.memory.text_8bit, cache=cache, name=weights.named["text encoder"],
+                    make_room=self._let_go if self.memory.make_room else None)
 
-    def _opened(self, name: str):
-        mode, _, expert = name.partition(" ")
-        return open_checkpoint(self.files.networks[name].path, self.preset.dit, kind=mode, expert=expert)
+    # -- networks ------------------------------------------------------------------------------------------------------
 
-    def _filled(self, checkpoint, kind: type, config, **options) -> torch.nn.Module:
-        with torch.device("meta"):
-            model = kind(config)
-        return checkpoint.load_into(model, self.device, self.dtype, **options).eval().requires_grad_(False)
+    @property
+    def live_pauses(self) -> bool:
+        """Whether turbo and full do not fit together: no preview can be made while a full render is under way."""
+        return self.memory.networks < len(self._weights.networks) and any(name.startswith("full") for name in self._weights.networks)
 
-    def _open_encoder(self, folder: Path) -> UMT5:
-        with open_checkpoint(self.files.text_encoder.path, self.preset.umt5) as checkpoint:
-            weights = dict(checkpoint.tensors("cpu", self.dtype))
-        idle = torch.device("cpu") if self.memory.text == "host" else None
-        return UMT5(self.preset.umt5, weights, self.files.tokenizer, text_len=self.preset.text.text_len, device=self.device, dtype=self.dtype,
-                    idle=idle, eight_bit=self.memory.text_8bit, cache=PromptCache(folder / "prompts"),
-                    name=_named(self.files.text_encoder))
+    def _let_go(self) -> None:
+        self._networks.clear()
+        self._free()
 
-    def _network(self, name: str) -> DiT:
+    def _free(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _network(self, name: str) -> nn.Module:
         """On the device, in place of the one not used for longest where the plan has no room for it beside the others."""
         if name not in self._networks:
             while len(self._networks) >= self.memory.networks:
                 self._networks.popitem(last=False)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            self._tell(f"Reading the {name} network")
-            with torch.device("meta"):
-                model = DiT(self.preset.dit)
-            sparse = self.preset.sparse if name.startswith("turbo") else None
-            if self.files.networks[name].kind == "turbo" and sparse is not None:
+                self._free()
+            model, sparse = _empty(DiT, self.preset.dit), self.preset.sparse
+            if name.startswith("turbo") and sparse is not None:
                 fit_sparse_attention(model, sparse)
-            with self._opened(name) as checkpoint:
-                checkpoint.load_into(model, self.device, self.dtype)
-            for block in model.blocks:
-                block.register_forward_pre_hook(self._between)
-            self._networks[name] = model.eval().requires_grad_(False)
+            tensors, packed = self._weights.network(name, self.device, self.dtype), name in self._weights.packed
+            if packed or self.memory.eight_bit:
+                fit_linear8(model, blocks=packed)
+                tensors = tensors if packed else in_rows(tensors)
+            self._networks[name] = self._accelerated(name, self._filled(model, tensors))
         self._networks.move_to_end(name)
         return self._networks[name]
+
+    def _accelerated(self, name: str, model: DiT) -> nn.Module:
+        """With what this card does best, and with a place to stand still: between blocks, or between the steps of one CUDA graph."""
+        mode, clip = name.partition(" ")[0], self.preset.clip
+        techniques = techniques_for(self.device, mode)
+        techniques = replace(techniques, graph=techniques.graph and self.memory.graphs)
+        _, frames, height, width = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
+        network, self._fitted[mode] = accelerate(model, techniques, frames * height * width // math.prod(self.preset.dit.patch_size))
+        for part in (network,) if techniques.graph else network.blocks:
+            part.register_forward_pre_hook(self._between)
+        return network
 
     @property
     def kernels(self) -> list[str]:
         sparse = self.preset.sparse
         backend = "triton" if self.device.type == "cuda" else "torch"
         turbo = f"turbo attention: sparse-linear, {sparse.density:.0%} of {sparse.block_q}x{sparse.block_k} blocks, {backend}" if sparse else ""
-        return [*filter(None, [turbo]), "full attention: torch sdpa, dense", f"preview decoder: {'taew2_1' if self._tiny else 'the full one'}"]
+        eight = "linear: weights in int8" if self.memory.eight_bit or self._weights.packed else ""
+        fitted = [f"{mode} {line}" for mode, lines in self._fitted.items() for line in lines]
+        return [*filter(None, [turbo, eight]), *fitted, "full attention: torch sdpa, dense",
+                f"preview decoder: {'taew2_1' if self._tiny else 'the full one'}"]
+
+    # -- work ----------------------------------------------------------------------------------------------------------
 
     def denoiser(self, request: Request) -> CountingDenoise:
-        if request.mode == "full" and network_names(self.preset, "full")[0] not in self.files.networks:
+        if request.mode == "full" and network_names(self.preset, "full")[0] not in self._weights.networks:
             raise RequestError("mode: expected turbo, as the full network was not found beside the turbo one, got full; add its weights")
+        self._read_prompts(request)                            # before any network is at hand: it may have to make room
         condition = self._start(request) if self.preset.takes_image else None
 
         def open_network(name: str) -> Denoiser:
             network = self._network(name)
-            return denoiser_of(request, self.preset, network, lambda prompt: self._contexts.get(name, network, prompt), condition)
+            return denoiser_of(request, self.preset, network, lambda prompt: self._contexts.get(name, network, prompt), condition,
+                               together=False)
 
         if self.preset.experts is None:
             return open_network(request.mode)
         return Experts(lambda expert: open_network(f"{request.mode} {expert}"), self.preset.experts.boundary)
+
+    def _read_prompts(self, request: Request) -> None:
+        prompts = [request.prompt.strip()]
+        if request.guidance_scale != 1:
+            prompts.append(request.negative_prompt.strip() or self.preset.full.negative_prompt)
+        self._remember(prompts)
+
+    @torch.inference_mode()
+    def _remember(self, prompts: list[str]) -> None:
+        for prompt in prompts:
+            if prompt not in self._states:
+                self._states[prompt] = self._encoder.encode([prompt]).cpu()
+            self._states.move_to_end(prompt)
+        while len(self._states) > PROMPTS_KEPT:
+            self._states.popitem(last=False)
 
     @torch.inference_mode()
     def _start(self, request: Request) -> Tensor:
@@ -151,18 +174,45 @@ class Wan:
             yield part
 
     def warm_up(self) -> None:
-        clip = self.preset.clip
-        network = self._network(network_names(self.preset, "turbo")[-1])
-        context = self._contexts.get("warm-up", network, "warm-up")
+        clip, names = self.preset.clip, network_names(self.preset, "turbo")
+        self._remember(["warm-up"])
         shape = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
         latent = torch.zeros(1, *shape, device=self.device)
         condition = latent.new_zeros(1, self.preset.dit.condition_channels, *shape[1:]) if self.preset.takes_image else None
-        Denoiser(network, context, rounding=self.preset.turbo.rounding, condition=condition)(latent, 0.5)
+        for name in names[:self.memory.networks]:
+            network = self._network(name)
+            Denoiser(network, self._contexts.get(name, network, "warm-up"), rounding=self.preset.turbo.rounding, condition=condition)(latent, 0.5)
 
 
-def _plan(preset: Preset, device: torch.device) -> MemoryPlan:
-    return choose(preset, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else ALL_STAYS
+def fit_linear8(model: DiT, *, blocks: bool) -> DiT:
+    """Give every linear layer of the blocks that released files quantise its 8-bit form, before the weights are read into it."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and is_block_linear(f"{name}.weight")}
+    for name, linear in linears.items():
+        model.set_submodule(name, Linear8.like(linear, blocks=blocks))
+    return model
 
 
-def _named(identity: Identity) -> str:
-    return f"{identity.path.name}, {identity.bytes} bytes"
+def in_rows(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Those weights rounded to int8 with a scale for each output, as they come."""
+    for key, tensor in tensors:
+        if is_block_linear(key):
+            stem = key.removesuffix("weight")
+            packed, scale = kernels.quantize_rows(tensor, format="int8")
+            yield from ((stem + "int8_weight", packed), (stem + "scale", scale))
+        else:
+            yield key, tensor
+
+
+def _empty(kind: type, config) -> nn.Module:
+    with torch.device("meta"):
+        return kind(config)
+
+
+def _plan(preset: Preset, weights: WanWeights, device: torch.device) -> MemoryPlan:
+    if device.type != "cuda":
+        return ALL_STAYS
+    free, whole = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)      # where someone set a limit
+    packed = frozenset(mode for mode in ("turbo", "full")
+                       if (names := [n for n in weights.networks if n.startswith(mode)]) and all(n in weights.packed for n in names))
+    return choose(preset, min(free, allowed), packed=packed, full=any(name.startswith("full") for name in weights.networks))

@@ -5,7 +5,7 @@ does it, so that its networks see what they were trained on.
 """
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import kernels
 from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.models.config import UMT5Config
+from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
 
 END = "</s>"
@@ -41,53 +42,46 @@ def clean_prompt(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(text)).split())
 
 
-class Int8Linear(nn.Module):
-    """A linear layer without bias, its weights int8 with a scale for each output: y = scale * (W x), in the dtype of x."""
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("scale", torch.empty(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (F.linear(x, self.weight.to(x.dtype)).float() * self.scale).to(x.dtype)
-
-
 class UMT5:
     """Token states of prompts, zero beyond the prompt's end; the same interface as MiniLM.
 
     Args:
-        weights: by transformers' names, from any float dtype; memory-mapped tensors of the right dtype are not copied on the CPU.
+        weights: name by transformers and tensor, one at a time, of any float dtype; each goes to its place before the next comes.
         tokenizer: umT5's tokenizer.json.
         device, dtype: where and in what a prompt is read.
         idle: where the encoder's weights wait between prompts; None: on `device`. With "cpu", they are copied over for each new
             prompt and let go after it.
         eight_bit: linear layers in 8 bits, about half the memory of bf16.
         cache: prompts read before; name: of the weights, by content, for its keys.
+        make_room: called before a prompt is read that no cache has, so that others can leave the device.
     Raises: WeightsError for a tokenizer that is missing or of another model; RuntimeError for weights of another shape.
     """
 
-    def __init__(self, config: UMT5Config, weights: Mapping[str, Tensor], tokenizer: Path, *, text_len: int,
+    def __init__(self, config: UMT5Config, weights: Iterable[tuple[str, Tensor]], tokenizer: Path, *, text_len: int,
                  device: torch.device | str, dtype: torch.dtype, idle: torch.device | str | None = None, eight_bit: bool = False,
-                 cache: PromptCache | None = None, name: str = ""):
+                 cache: PromptCache | None = None, name: str = "", make_room: Callable[[], None] | None = None):
         assert cache is None or name, "a cache needs to know whose states it keeps"
         self.dim, self.text_len = config.dim, text_len
         self.device, self.dtype = torch.device(device), dtype
         self.idle = self.device if idle is None else torch.device(idle)
         self.tokenizer = _open_tokenizer(tokenizer, config)
         self._cache, self._reader = cache, f"{name} {dtype} {'int8' if eight_bit else ''} {text_len}"
-        self._table = weights[_TABLE]
+        self._make_room = make_room
         self._model = _empty_encoder(config)
-        state = {key: tensor for key, tensor in weights.items() if key != _TABLE}
-        if eight_bit:
-            linears = [key for key, module in self._model.named_modules() if isinstance(module, nn.Linear)]
-            for key in linears:
-                linear = self._model.get_submodule(key)
-                self._model.set_submodule(key, Int8Linear(linear.in_features, linear.out_features))
-                packed, scale = kernels.quantize_rows(state[f"{key}.weight"].to(self.device), format="int8", backend="torch")
-                state[f"{key}.weight"], state[f"{key}.scale"] = packed.to(self.idle), scale.to(self.idle)
-        self._state = {key: tensor.to(self.idle, dtype if tensor.is_floating_point() and not key.endswith(".scale") else tensor.dtype)
-                       for key, tensor in state.items()}
+        packed = {f"{key}.weight" for key, module in self._model.named_modules() if isinstance(module, nn.Linear)} if eight_bit else set()
+        for key in packed:
+            linear = key.removesuffix(".weight")
+            self._model.set_submodule(linear, Linear8.like(self._model.get_submodule(linear)))
+        self._state: dict[str, Tensor] = {}
+        for key, tensor in weights:
+            if key == _TABLE:
+                self._table = tensor.to("cpu", dtype)
+            elif key in packed:
+                stem = key.removesuffix("weight")
+                rows, scale = kernels.quantize_rows(tensor.to(self.device), format="int8", backend="torch")
+                self._state[stem + "int8_weight"], self._state[stem + "scale"] = rows.to(self.idle), scale.to(self.idle)
+            else:
+                self._state[key] = tensor.to(self.idle, dtype)
         self._model.load_state_dict(self._state, assign=True)
         self._model.eval().requires_grad_(False)
 
@@ -114,6 +108,8 @@ class UMT5:
     @torch.no_grad()
     def _encode(self, prompts: list[str]) -> list[Tensor]:
         """States of each prompt's own tokens, [n, dim]: padding is masked in the encoder and dropped after it, so it is left out."""
+        if self._make_room is not None:
+            self._make_room()
         ids = [self._ids(prompt) for prompt in prompts]
         words = nn.utils.rnn.pad_sequence([self._table[row] for row in ids], batch_first=True).to(self.device, self.dtype)
         mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(self.device)

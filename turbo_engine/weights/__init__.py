@@ -6,7 +6,8 @@ transformers folders, taehv.
     identify(path)                       -> Identity: role, size, layout, turbo or full, quantised
     scan(folder)                         -> every Identity in a folder
     open_checkpoint(path, numbers, ...)  -> Checkpoint, checked whole; .tensors(device, dtype), .load_into(model), .verify()
-    check_experts(high, low)             -> refuses one expert given twice, or the two swapped
+    check_experts(high, low), check_twins(turbo, full) -> refuse one expert given twice, or two swapped
+    assign(model, tensors)               -> puts tensors in place of a model's own
     convert(path)                        -> a .pth's tensors as safetensors beside it, read in a limited child process
     fetch(files, folder)                 -> named files of the hub: sizes told, resumed, hashed, converted
     MODELS                               -> the numbers of every model we know
@@ -27,12 +28,12 @@ from turbo_engine.weights.folder import identify, scan
 from turbo_engine.weights.identify import Identity
 
 _WITH_TORCH = {
-    "checkpoint": ("Checkpoint", "check_experts", "open_checkpoint"),
+    "checkpoint": ("Checkpoint", "assign", "check_experts", "check_twins", "open_checkpoint"),
     "pocket": ("fill", "load_weights", "manifest_path", "read_manifest", "row_quantization_error", "save_weights", "shapes_of"),
 }
 _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
-__all__ = ["MODELS", "Checkpoint", "HubFile", "Identity", "TinyNumbers", "VAENumbers", "check_experts", "convert", "fetch",
-           "fill", "identify", "load_weights", "manifest_path", "open_checkpoint", "read_manifest", "row_quantization_error", "save_weights",
+__all__ = ["MODELS", "Checkpoint", "HubFile", "Identity", "TinyNumbers", "VAENumbers", "assign", "check_experts", "check_twins", "convert",
+           "fetch", "fill", "identify", "load_weights", "manifest_path", "open_checkpoint", "read_manifest", "row_quantization_error", "save_weights",
            "scan", "shapes_of"]
 
 

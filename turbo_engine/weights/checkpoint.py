@@ -1,6 +1,6 @@
 """A published checkpoint, checked whole against the model it is for, then read tensor by tensor under our names."""
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from turbo_engine.weights.shards import ShardSet
 
 _CHUNK = 16 << 20                          # bytes hashed between two reports
 _SMALL = 1 << 20                           # bytes; tensors up to this size tell two experts apart
+_RELATED = 0.8                             # squared distances of unrelated weights differ by less than this
 
 
 def open_checkpoint(path: Path | str, numbers: Numbers, *, kind: str = "", expert: str = "") -> "Checkpoint":
@@ -95,22 +96,7 @@ class Checkpoint:
         leave_out: patterns of keys the model does without, such as "*.proj_l.*" for dense attention. Returns: the model.
         Raises: ValueError if the model is not the one these numbers make.
         """
-        slots = _slots(model)
-        waiting = set(slots)
-        for key, tensor in self.tensors(device, dtype, progress=progress):
-            if any(fnmatchcase(key, pattern) for pattern in leave_out):
-                continue
-            if key not in slots or tuple(slots[key][0].shape) != tuple(tensor.shape):
-                raise ValueError(f"model: expected {key} of shape {list(tensor.shape)}, "
-                                 f"got {list(slots[key][0].shape) if key in slots else 'none'}")
-            for owner, name in slots[key][1]:
-                if isinstance(slots[key][0], nn.Parameter):
-                    tensor = nn.Parameter(tensor, requires_grad=False) if not isinstance(tensor, nn.Parameter) else tensor
-                setattr(owner, name, tensor)
-            waiting.discard(key)
-        if waiting:
-            raise ValueError(f"model: expected tensors that the checkpoint has, got also {sorted(waiting)[0]}")
-        return model
+        return assign(model, self.tensors(device, dtype, progress=progress), leave_out=leave_out)
 
     def verify(self, sha256: dict[str, str] | None = None, progress: Progress | None = None) -> bool:
         """Hash every byte. The format itself notices no change in its data, only a hash known beforehand does.
@@ -161,6 +147,29 @@ class Checkpoint:
         return scales
 
 
+def assign(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, leave_out: tuple[str, ...] = ()) -> nn.Module:
+    """Put tensors in place of a model's own, which may lie on the meta device. leave_out: as `Checkpoint.load_into`.
+
+    Returns: the model. Raises: ValueError where its tensors are not these.
+    """
+    slots = _slots(model)
+    waiting = set(slots)
+    for key, tensor in tensors:
+        if any(fnmatchcase(key, pattern) for pattern in leave_out):
+            continue
+        if key not in slots or tuple(slots[key][0].shape) != tuple(tensor.shape):
+            raise ValueError(f"model: expected {key} of shape {list(tensor.shape)}, "
+                             f"got {list(slots[key][0].shape) if key in slots else 'none'}")
+        for owner, name in slots[key][1]:
+            if isinstance(slots[key][0], nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=False) if not isinstance(tensor, nn.Parameter) else tensor
+            setattr(owner, name, tensor)
+        waiting.discard(key)
+    if waiting:
+        raise ValueError(f"model: expected tensors that the checkpoint has, got also {sorted(waiting)[0]}")
+    return model
+
+
 def check_experts(high: Checkpoint, low: Checkpoint) -> None:
     """Refuse one expert given twice, and experts that say they are swapped. Raises: WeightsError."""
     for checkpoint, wanted in ((high, "high-noise"), (low, "low-noise")):
@@ -171,6 +180,28 @@ def check_experts(high: Checkpoint, low: Checkpoint) -> None:
     if all(theirs and torch.equal(ours[0].read(ours[1]), theirs[0].read(theirs[1])) for ours, theirs in pairs):
         raise WeightsError(f"{low.identity.path}: expected the low-noise expert, found the same weights as in {high.identity.path}; "
                            "name the other expert's file")
+
+
+def check_twins(turbo: Sequence[Checkpoint], full: Sequence[Checkpoint]) -> None:
+    """Refuse pairs of experts, high-noise first, of which one is swapped: a distilled expert lies nearer to the one it was made of.
+
+    Only where both pairs are there, and where they are related at all, can this be told. Raises: WeightsError.
+    """
+    small = [_small_tensors(checkpoint) for checkpoint in (*turbo, *full)]
+    keys = set.intersection(*(set(tensors) for tensors in small))
+    straight = crossed = 0.0
+    for key in keys:
+        turbo_high, turbo_low, full_high, full_low = (shard.read(entry).double().flatten() for shard, entry in (s[key] for s in small))
+        straight += ((turbo_high - full_high).square().sum() + (turbo_low - full_low).square().sum()).item()
+        crossed += ((turbo_high - full_low).square().sum() + (turbo_low - full_high).square().sum()).item()
+    if crossed < _RELATED * straight:
+        raise WeightsError(f"{turbo[0].identity.path}: expected the high-noise expert, found weights nearer to {full[1].identity.path}, the full "
+                           "model's low-noise one; one of the two pairs is swapped, swap its files")
+
+
+def _small_tensors(checkpoint: Checkpoint) -> dict[str, tuple[Shard, Entry]]:
+    """Biases, norms and the like by our key."""
+    return {expected.key: (shard, entry) for expected, shard, entry in checkpoint._items if not expected.part and entry.end - entry.start <= _SMALL}
 
 
 def _check_nature(identity: Identity, numbers: Numbers, kind: str, expert: str) -> None:
