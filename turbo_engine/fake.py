@@ -56,7 +56,8 @@ class FakeEngine:
                 "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "memory_plan": "", "loaded": self.loaded,
+                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "memory_plan": "", "live_pauses": False,
+                "loaded": self.loaded,
                 "peak_memory_mib": None}
 
     def check_prompt(self, prompt: str) -> PromptReport:
