@@ -9,11 +9,13 @@ from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_at
 from turbo_engine.models.config import DiTConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
+from turbo_engine.models.linear8 import Linear8
 from turbo_engine.presets import SparseSettings
 
 CONFIG = DiTConfig(dim=128, num_heads=2, num_layers=3, ffn_dim=192, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
                    text_dim=16, text_len=6, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
 SPARSE = SparseSettings(density=0.3, block_q=16, block_k=16)
+WHOLE = replace(SPARSE, density=1.0)      # a rounded input may change which blocks are kept, and that is no rounding
 FUSED = Techniques(fused=True)
 
 
@@ -78,9 +80,9 @@ def test_eight_bit_layers_stay_near(format, limit, monkeypatch):
     if format == "fp8":                         # torch's library has none on a CPU
         real = kernels.linear8
         monkeypatch.setattr("kernels.w8a8.module.linear8", lambda *a, **k: real(*a, **k, backend="torch"))
-    truth = run(build(), *inputs())
-    plain, _ = accelerate(build(), Techniques(linear=format), 72)
-    fused, fitted = accelerate(build(), Techniques(linear=format, fused=True), 72)
+    truth = run(build(sparse=WHOLE), *inputs())
+    plain, _ = accelerate(build(sparse=WHOLE), Techniques(linear=format), 72)
+    fused, fitted = accelerate(build(sparse=WHOLE), Techniques(linear=format, fused=True), 72)
     assert fitted[0] == f"linear layers: {format} self_attn.qkv, self_attn.o, cross_attn.q, cross_attn.o, ffn.0, ffn.2"
     layers = [m for m in plain.modules() if isinstance(m, kernels.QuantizedLinear)]
     assert len(layers) == 6 * 3 and plain.blocks[0].self_attn.qkv.weight8.shape == (384, 128)
@@ -90,11 +92,35 @@ def test_eight_bit_layers_stay_near(format, limit, monkeypatch):
     assert abs(near[0] - near[1]) < 0.2 * limit
 
 
+@pytest.mark.parametrize("blocks", [True, False])
+@pytest.mark.parametrize("techniques", [FUSED, Techniques(linear="int8", fused=True)])
+def test_weights_that_lie_packed_in_memory_are_taken_as_they_are(blocks, techniques):
+    """As a -quant file or a small card leaves them: near the plain network on the same weights, and never larger than they came."""
+    def packed() -> DiT:
+        model = build(sparse=WHOLE)
+        for block in model.blocks:
+            for name, linear in list(block.named_modules()):
+                if isinstance(linear, torch.nn.Linear) and "proj_l" not in name:
+                    layer = Linear8.like(linear, blocks=blocks)
+                    amax = linear.weight.abs().amax() if blocks else linear.weight.abs().amax(1)
+                    layer.scale.copy_(amax / 127)
+                    layer.int8_weight.copy_((linear.weight / (amax / 127 if blocks else amax[:, None] / 127)).round())
+                    layer.bias.copy_(linear.bias)
+                    block.set_submodule(name, layer)
+        return model
+
+    def weight_bytes(blocks) -> int:
+        return sum(t.numel() * t.element_size() for t in blocks.state_dict().values() if t.ndim == 2 and max(t.shape) > 100)
+
+    truth, before = run(packed(), *inputs()), weight_bytes(packed().blocks)
+    network, _ = accelerate(packed(), techniques, 72)
+    assert distance(run(network, *inputs()), truth) < (1e-5 if techniques.linear is None else 0.03)
+    assert weight_bytes(network.model.blocks) <= before
+
+
 def test_sparse_attention_in_8_bits_stays_near():
-    """All blocks kept: a changed input may change which are, and that is no rounding."""
-    sparse = replace(SPARSE, density=1.0)
-    truth = run(build(sparse=sparse), *inputs())
-    network, fitted = accelerate(build(sparse=sparse), Techniques(sage=("int8", "fp8"), fused=True), 72)
+    truth = run(build(sparse=WHOLE), *inputs())
+    network, fitted = accelerate(build(sparse=WHOLE), Techniques(sage=("int8", "fp8"), fused=True), 72)
     assert fitted[0] == "sparse attention: int8 logits, fp8 values"
     assert 1e-4 < distance(run(network, *inputs()), truth) < 0.02
     assert accelerate(build(sparse=None), Techniques(sage=("int8", "fp8")), 72)[1] == []
