@@ -280,6 +280,21 @@ def profile(work: Work, rung: Rung, device: torch.device, limit: dict) -> dict:
     return dict(groups={name: round(ms, 2) for name, ms in groups.items()}, kernels=names[:24])
 
 
+def tuned() -> dict[str, dict[str, str]]:
+    """What `triton.autotune` took in this process, by kernel and key."""
+    from kernels.sage import kernel as sage_kernel
+    from kernels.sage import sparse
+    from kernels.sla import kernel, linear
+    from kernels.w8a8 import kernel as w8a8_kernel
+
+    found = {}
+    for module in (kernel, linear, sage_kernel, sparse, w8a8_kernel):
+        for name, tuner in vars(module).items():
+            if getattr(tuner, "cache", None) and hasattr(tuner, "configs"):
+                found[name] = {" ".join(map(str, key)): str(config) for key, config in tuner.cache.items()}
+    return found
+
+
 # --- is it the same function ---------------------------------------------------------------------------------------------
 
 @torch.inference_mode()
@@ -348,6 +363,11 @@ def bench(work: Work, report: Report, device: torch.device, *, checked: bool, bu
         _free(device)
     if checked:
         report.part("check", check, work, rungs, device)
+    if device.type == "cuda":
+        facts["tuned"] = tuned()
+        for name, taken in facts["tuned"].items():
+            for key, config in taken.items():
+                print(f"tuned {name} [{key}]: {config}", flush=True)
     return facts
 
 

@@ -63,7 +63,8 @@ def measure(report: Report, length: int, heads: int, head_dim: int, qk: str, pv:
     del logits
     error, emulated = relative_error(o, truth), relative_error(o, emulate(q, k, v, qk, pv, rows))
     report.check(f"{name} {facts}: against float64", error, LIMITS[qk])
-    report.check(f"{name} {facts}: against the same rounding", emulated, 2e-3)
+    short = qk == pv == "fp8" and torch.cuda.get_device_capability() == (9, 0)       # see kernels/sage/README.md
+    report.check(f"{name} {facts}: against the same rounding", emulated, 5e-3 if short else 2e-3)
     permute = pv == "fp8" if permute is None else permute
     rounded = *launch.quantize_queries(q, qk), *launch.quantize_keys_values(k, v, qk, pv, permute)
     tma = torch.cuda.get_device_capability() >= (9, 0)

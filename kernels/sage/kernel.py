@@ -130,7 +130,7 @@ def visit(top, total, acc, logits, scale, v, pair, batch, head, start, length, p
     """One key block of the online softmax, base 2: logits [M, N] unscaled, scale [M].
 
     top [M]: a whole number at or above all logits so far; total [M]: sum; acc [M, D]: unnormalised output. 8-bit products with v start
-    from zero at each block and join acc outside the matrix unit, whose own sums have some 14 bits; acc is rescaled there anyway.
+    from zero at each block and join acc outside the matrix unit, whose own sums have some 13 bits; acc is rescaled there anyway.
     """
     logits = logits.to(tl.float32)
     if RAGGED:

@@ -38,7 +38,7 @@ def linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tens
         backend: "triton"; "library" (`torch._scaled_mm` for fp8, `torch._int_mm` for int8); "torch" (the reference); or "auto":
             on CUDA whichever of the first two runs faster at this shape on this card (`kernels.choice`), elsewhere "library".
     Returns: y [..., N]. int8 sums are exact int32 over all of K. fp8 sums are float32 with "triton", and the matrix unit's own, on
-        Hopper of some 14 bits, with "library" and "auto". Raises: ValueError for shapes, dtypes and devices that do not fit.
+        Hopper of some 13 bits, with "library" and "auto". Raises: ValueError for shapes, dtypes and devices that do not fit.
     """
     outs, width = check_shape("w8", w8, (None, None))
     rows = x8.shape[:-1]

@@ -43,7 +43,7 @@ def linear_kernel(x8, w8, y, x_scale, w_scale, bias, rows, outs, width, BIAS: tl
     """y [rows, outs] of x8 [rows, width] and w8 [outs, width]; each program walks every num_programs-th tile of y.
 
     Neighbouring programs share rows of x8 in groups of 8, so that both operands stay in L2. PRECISE (fp8 on Hopper): sums leave the
-    matrix unit, whose own have some 14 bits, every BLOCK_K products.
+    matrix unit, whose own have some 13 bits, every BLOCK_K products.
     """
     tiles_m, tiles_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(outs, BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):

@@ -184,7 +184,7 @@ def test_products_on_the_gpu(rows, outs, width, format, hopper):
     *arguments, bias = quantized(rows, outs, width, format, "cuda")
     truth = kernels.linear8(*arguments, bias, dtype=torch.float64, backend="torch")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        limit = {torch.float32: 1e-3, torch.bfloat16: 2e-3, torch.float16: 1e-3}[dtype]
+        limit = 1.1 * distance(truth.to(dtype), truth) + 2e-4
         assert distance(kernels.linear8(*arguments, bias, dtype=dtype, backend="triton"), truth) <= limit
         assert distance(launch.linear8(*arguments, bias, dtype, tma=False), truth) <= limit
     if library.runs(arguments[0], arguments[2], torch.bfloat16):

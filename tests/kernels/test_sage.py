@@ -142,11 +142,15 @@ def formats(request):
     *((*shape, torch.bfloat16) for shape in (*SHAPES, (1000, 512, 128), (576, 576, 64))), (1000, 512, 128, torch.float16),
 ])
 def test_attention_on_the_gpu(length, key_length, head_dim, dtype, qk, pv, formats):
+    """Hopper adds e4m3 products with some 13 bits (kernels/sage/README.md): fp8 logits are off by 1e-4, and a few e4m3 weights fall to
+    the other side of a half. int8 logits are exact."""
     q, k, v = draw(length, key_length, head_dim, dtype, "cuda")
     truth = kernels.sage_attention(q, k, v, qk=qk, pv=pv, backend="torch")
+    short = (qk, pv) == ("fp8", "fp8") and torch.cuda.get_device_capability() == (9, 0)
+    limit = 5e-3 if short else 2e-3
     for permute in (True, False) if pv == "fp8" else (None,):
-        assert distance(launch.sage_attention(q, k, v, qk, pv, permute=permute), truth) <= 2e-3
-    assert distance(launch.sage_attention(q, k, v, qk, pv, tma=False), truth) <= 2e-3
+        assert distance(launch.sage_attention(q, k, v, qk, pv, permute=permute), truth) <= limit
+    assert distance(launch.sage_attention(q, k, v, qk, pv, tma=False), truth) <= limit
     if key_length > 1:
         assert distance(kernels.sage_attention(q, k, v, qk=qk, pv=pv), exact(q, k, v)) <= LIMITS[qk]
 
