@@ -65,22 +65,14 @@ def serve(
     )
 
     from ui.archive import Archive
-    from ui.handlers import add_routes, opening_of
+    from ui.handlers import opening_of
     from ui.live import Desk
     desk = Desk(lambda: make_engine(data_dir), opening_of(preset), archive=Archive(store))
     desk.start()                                    # the model loads while the page is built and served
 
     import uvicorn
-    from fastapi import FastAPI
-
-    from ui.api import AT_ONCE, END_POINTS, Api
-    from ui.mcp import Tool, add_mcp_route
-    from ui.page import mount_page
-    api = Api(desk, preset, data_dir / "gradio" / "made")
-    app = FastAPI(openapi_url=None)
-    add_routes(app, desk, preset, data_dir)
-    add_mcp_route(app, [Tool(getattr(api, name), AT_ONCE) for name in END_POINTS], api.picture)
-    app = mount_page(app, port, api)
+    from ui.site import build_site
+    site, api = build_site(desk, preset, data_dir, port)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None):
@@ -95,8 +87,8 @@ def serve(
             await super().shutdown(sockets)
 
     server = Server(uvicorn.Config(
-        Guard(app, port, token), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
-        timeout_graceful_shutdown=1,
+        Guard(site, port, token), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=1,         # whoever may connect could else name itself as it likes
     ))
     try:
         server.run(sockets=[listener])
