@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from turbo_engine.distill.pocket import load_vae, save_vae
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import DiTConfig, VAEConfig
 from turbo_engine.models.dit import DiT
@@ -102,24 +103,19 @@ def test_saving_twice_gives_the_same_bytes(tmp_path, model):
 
 
 def test_autoencoder_halves(tmp_path):
-    """The decoder in float16 with the latent statistics, the encoder as 8-bit output channels of its convolutions."""
+    """Each half in its file, convolutions as 8-bit output channels; the latent statistics lie with the decoder, in float16."""
     config = VAEConfig(latent_channels=8, encoder_widths=(16, 32, 32), decoder_widths=(32, 24, 16), decoder_depths=(1, 1, 1))
     torch.manual_seed(1)
     vae = VAE(config).init_weights()
     vae.latent_mean.normal_(), vae.latent_std.uniform_(0.5, 2)
-    state = vae.state_dict()
-    encoder = {k: v for k, v in state.items() if k.startswith("encoder.")}
-    common = {"config": asdict(config), "metrics": {}, "commit": "x"}
-    save_weights(tmp_path / "encoder.safetensors", encoder, role="encoder", rows_8bit=True, **common)
-    save_weights(tmp_path / "decoder.safetensors", {k: v for k, v in state.items() if k not in encoder}, role="decoder",
-                 rows_8bit=False, **common)
-    decoder = fill(VAE(config, encoder=False), tmp_path / "decoder.safetensors", "decoder")
-    assert torch.equal(decoder.latent_mean, vae.latent_mean.half().float())
-    assert torch.equal(decoder.decoder.stem.weight, vae.decoder.stem.weight.half().float())
-    back = load_weights(tmp_path / "encoder.safetensors", "encoder", {k: tuple(v.shape) for k, v in encoder.items()})
-    relative = (back["encoder.stem.weight"] - vae.encoder.stem.weight).norm() / vae.encoder.stem.weight.norm()
-    assert 0 < relative < 0.01
+    save_vae(vae, tmp_path, {})
+    back = load_vae(VAE(config), tmp_path)
+    assert torch.equal(back.latent_mean, vae.latent_mean.half().float())
+    for half in ("encoder", "decoder"):
+        stored, exact = (getattr(model, half).stem.weight for model in (back, vae))
+        assert 0 < (stored - exact).norm() / exact.norm() < 0.01
     assert load_file(tmp_path / "encoder.safetensors")["encoder.stem.weight_scale"].shape == (16,)
+    assert torch.equal(load_vae(VAE(config, encoder=False), tmp_path).decoder.out.weight, back.decoder.out.weight)
 
 
 # -- 8-bit rows ------------------------------------------------------------------------------------------------------
