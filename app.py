@@ -22,21 +22,28 @@ PORT, PORTS_TRIED = 7860, 20
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="app.py", description="Rushes: type a prompt, watch the clip.")
     parser.add_argument("--preset", default="pocket", help="which model (default: pocket)")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of a Wan preset's files (default: in the user's data folder)")
+    parser.add_argument("--download", action="store_true", help="get what turbo clips need and is missing there, by name from the hub")
+    parser.add_argument("--download-full", action="store_true", help="get the full networks as well")
     parser.add_argument("--port", type=int, help=f"port on {HOST} (default: {PORT}, or the next free one; 0: any)")
     parser.add_argument("--data-dir", type=Path, help="folder for this app's files (default: the user's data folder)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
     flags = parser.parse_args(argv)
 
     from turbo_engine.errors import TurboError
+    from turbo_engine.parts import prepare
     from turbo_engine.presets import load_preset
     try:
         preset = load_preset(flags.preset)
+        prepare(preset, flags.weights, download=flags.download, full=flags.download_full, show=lambda line: print(line, flush=True))
     except TurboError as error:
         return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _refuse("stopped; what was downloaded stays, and goes on from there", code=130)
 
     def make_engine(data_dir: Path):
         from turbo_engine.worker import Worker
-        return Worker(preset, reports=data_dir / "crashes")
+        return Worker(preset, weights=flags.weights, reports=data_dir / "crashes")
 
     return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser)
 
@@ -137,9 +144,9 @@ def _data_folder(path: Path | None) -> Path:
     return path.resolve()
 
 
-def _refuse(line: str) -> int:
+def _refuse(line: str, code: int = 2) -> int:
     print(f"app.py: {line}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":

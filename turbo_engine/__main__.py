@@ -8,6 +8,7 @@ from pathlib import Path
 from turbo_engine import Preview, Progress, Request, Result, TurboError, load_preset
 from turbo_engine.errors import RequestError
 from turbo_engine.media import check_writable, encode_mp4
+from turbo_engine.parts import prepare
 from turbo_engine.presets import FULL_SAMPLERS, TURBO_SAMPLERS
 from turbo_engine.resolve import resolve
 
@@ -34,6 +35,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE.mp4")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of a Wan preset's files (default: the app's own)")
+    parser.add_argument("--download", action="store_true", help="get what turbo clips need and is missing there, by name from the hub")
+    parser.add_argument("--download-full", action="store_true", help="get the full networks as well")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser.parse_args(argv)
 
@@ -67,11 +71,13 @@ def run(argv: list[str]) -> dict:
     check_writable(args.out)
     if args.threads is not None and args.threads < 1:
         raise RequestError(f"threads: expected 1 or more, got {args.threads}; leave it out")
+    weights = prepare(preset, args.weights, download=args.download, full=args.download_full,
+                      show=lambda line: None if args.quiet else print(line, file=sys.stderr, flush=True))
     from turbo_engine.engine import Engine
 
     if not args.quiet:
         print(f"loading {preset.name}", file=sys.stderr, flush=True)
-    engine = Engine(preset, device=args.device, threads=args.threads).load()
+    engine = Engine(preset, device=args.device, threads=args.threads, weights=weights).load()
     for event in engine.generate(request):
         if isinstance(event, Result):
             result = event

@@ -4,6 +4,7 @@
     why_not_ready(preset, folder)   -> "" where the preset can run, else the reason in plain words
     weights_folder(preset, named)   -> where a preset's weights are looked for
     get_missing(stock, ...)         -> converts the pickles that are there, downloads the rest by name
+    prepare(preset, named, ...)     -> all of this for a command: the list, the download if asked for, the refusal
 """
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from turbo_engine.weights.container import CONVERT, Progress
 from turbo_engine.weights.fetch import Remote, with_shards
 from turbo_engine.weights.identify import size_of, size_text
 from turbo_engine.weights.shards import INDEX_SUFFIX, PICKLE_SUFFIXES
+from turbo_engine.weights.terminal import announce, bar
 
 TOKENIZER = "tokenizer.json"
 _DEPTH = 4                   # folders below the named one in which the tokenizer may lie
@@ -40,6 +42,11 @@ class Part:
     path: Path | None = None
     identity: Identity | None = None
     pickle: Path | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Of the undistilled model."""
+        return self.name.startswith("full ")
 
     @property
     def line(self) -> str:
@@ -165,7 +172,7 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
         sources = getattr(preset.files, mode)
         for name, source in zip(network_names(preset, mode), sources):
             parts.append(part(f"{name} network", source, preset.dit, 2 if mode == "turbo" else 4, kind=mode,
-                              expert=name.partition(" ")[2], needed=mode == "turbo", without="only turbo clips without it"))
+                              expert=name.partition(" ")[2], needed=mode == "turbo", without="only turbo clips without it; --download-full gets it"))
     parts += [part("video autoencoder", preset.files.vae, preset.vae, 4),
               part("text encoder", preset.files.text_encoder, preset.umt5, 2)]
     tokenizer = next((path for depth in range(_DEPTH + 1) for path in sorted(folder.glob("*/" * depth + TOKENIZER))), None)
@@ -179,13 +186,17 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
     return Stock(preset, folder, tuple(parts), tuple(others))
 
 
-def get_missing(stock: Stock, *, announce: Callable[[list[Remote]], None] | None = None, progress: Progress | None = None) -> Stock:
-    """Convert the pickles that are there, download every part that is not, the full networks too. Returns: the stock after it.
+def get_missing(stock: Stock, *, full: bool, announce: Callable[[list[Remote]], None] | None = None,
+                progress: Progress | None = None) -> Stock:
+    """Convert the pickles that are there, download every part that is not. Returns: the stock after it.
 
-    announce, progress: as `fetch`. Each repository gets a folder of its name. Raises: WeightsError; what came stays, to be resumed.
+    full: the full networks as well, which are the largest. announce, progress: as `fetch`. Each repository gets a folder of its
+    name. Raises: WeightsError; what came stays, to be resumed.
     """
     wanted: list[HubFile] = []
     for part in stock.parts:
+        if not full and part.is_full:
+            continue
         if part.path is None and part.pickle is not None:
             convert(part.pickle, progress=progress)
         elif part.path is None:
@@ -195,6 +206,26 @@ def get_missing(stock: Stock, *, announce: Callable[[list[Remote]], None] | None
     if wanted:
         fetch(wanted, stock.folder, announce=announce, progress=progress)
     return take_stock(stock.preset, stock.folder)
+
+
+def prepare(preset: Preset, named: Path | str | None, *, download: bool = False, full: bool = False, show: Callable[[str], None]) -> Path:
+    """Before anything is loaded: list what is there and what is missing, get it if asked to. Progress goes to stderr.
+
+    named: as `weights_folder`. download: what turbo clips need; full: the full networks as well. show: told each line of the list.
+    Returns: the folder. Raises: WeightsError while something needed is missing.
+    """
+    folder = weights_folder(preset, named)
+    if preset.weights is not None:                             # its own come with the app, and are checked when they are read
+        return folder
+    stock = take_stock(preset, folder)
+    if (download or full) and any(part.path is None and (full or not part.is_full) for part in stock.parts):
+        show(f"getting what is missing of {preset.name} into {folder}")
+        stock = get_missing(stock, full=full, announce=announce, progress=bar)
+    for line in stock.lines():
+        show(line)
+    if stock.refusal:
+        raise WeightsError(stock.refusal)
+    return folder
 
 
 def _unmarked(preset: Preset, identity: Identity) -> str:

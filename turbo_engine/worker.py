@@ -129,17 +129,19 @@ class Worker:
     Args:
         preset: a Preset from a file, or its name or path: the child reads that file again.
         factory: "module:callable" that makes the engine from (preset, **options).
+        weights: folder of a Wan preset's files; None: as `parts.weights_folder`.
         options: JSON-ready keyword arguments of the factory.
         reports: folder for crash reports; None: none are kept.
     `restarts` counts children started after the first.
     """
 
-    def __init__(self, preset: Preset | str | Path = "pocket", *, factory: str = ENGINE, options: dict | None = None,
-                 reports: Path | None = None):
+    def __init__(self, preset: Preset | str | Path = "pocket", *, factory: str = ENGINE, weights: Path | None = None,
+                 options: dict | None = None, reports: Path | None = None):
         self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
         self.restarts = 0
         self._on_state: OnState = lambda state, line: None
-        self._arguments = {"preset": str(self.preset.folder.with_suffix(".toml")), "factory": factory, "options": options or {}}
+        options = {**(options or {}), **({} if weights is None else {"weights": str(weights.absolute())})}
+        self._arguments = {"preset": str(self.preset.folder.with_suffix(".toml")), "factory": factory, "options": options}
         self._reports = reports
         self._child: _Child | None = None
         self._about: dict = {}
@@ -323,7 +325,7 @@ class Worker:
     def _hear(self, child: _Child, message: tuple) -> None:
         kind, *rest = message
         if kind == "loading":
-            self._on_state("loading", rest[0])
+            self._on_state("ready" if child.ready else "loading", rest[0])       # a network that comes when it is first needed
         elif kind == "ready":
             self._about = rest[0]
             with self._changed:

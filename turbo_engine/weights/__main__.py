@@ -8,10 +8,11 @@ from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.weights.architecture import MODELS
 from turbo_engine.weights.checkpoint import open_checkpoint
 from turbo_engine.weights.convert import convert
-from turbo_engine.weights.fetch import HubFile, Remote, fetch
+from turbo_engine.weights.fetch import HubFile, fetch
 from turbo_engine.weights.folder import identify, scan
 from turbo_engine.weights.identify import Identity
 from turbo_engine.weights.pocket import SCALE_SUFFIX, load_weights, manifest_path, read_manifest
+from turbo_engine.weights.terminal import announce, bar
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,10 +40,10 @@ def run(argv: list[str]) -> dict:
     """Do what the arguments ask. Returns: what the JSON line says. Raises: TurboError."""
     args = _arguments(argv)
     if args.command == "convert":
-        made = convert(args.path, args.out, _bar)
+        made = convert(args.path, args.out, bar)
         return {"written": str(made), **_describe(identify(made))}
     if args.command == "fetch":
-        made = fetch([HubFile(args.repo, name) for name in args.files], args.to, announce=_announce, progress=_bar)
+        made = fetch([HubFile(args.repo, name) for name in args.files], args.to, announce=announce, progress=bar)
         return {"fetched": [str(path) for path in made]}
     own: list[dict] = []
     refused: list[dict] = []
@@ -92,7 +93,7 @@ def _describe(identity: Identity, verify: bool = False) -> dict:
             with open_checkpoint(identity.path, numbers) as checkpoint:
                 report["complete"] = True
                 if verify:
-                    report["verified"] = checkpoint.verify(progress=_bar)
+                    report["verified"] = checkpoint.verify(progress=bar)
         except WeightsError as error:
             problem = str(error)
             report |= {"error": problem} | ({"complete": False} if report["complete"] is None else {"verified": False})
@@ -100,17 +101,6 @@ def _describe(identity: Identity, verify: bool = False) -> dict:
     state += {True: ", every byte as written", None: "", False: "" if problem else ", no digest known"}[report["verified"]]
     print(f"{identity.path}: {identity}, {identity.tensors} tensors, {identity.elements:,} elements, {identity.bytes:,} bytes; {state}")
     return report
-
-
-def _announce(remotes: list[Remote]) -> None:
-    for remote in remotes:
-        here = f", {remote.here / 1e9:.2f} here already" if remote.here else ""
-        print(f"{remote.wanted.repo}/{remote.wanted.file}: {remote.size / 1e9:.2f} GB{here}", file=sys.stderr, flush=True)
-
-
-def _bar(done: int, total: int) -> None:
-    if sys.stderr.isatty() or done >= total:
-        print(f"\r{done / 1e9:.2f} of {total / 1e9:.2f} GB", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -88,6 +88,7 @@ def with_shards(index: HubFile, folder: Path | str) -> list[HubFile]:
 
 
 def _look_up(wanted: HubFile, folder: Path) -> Remote:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(wanted.repo, wanted.file)
