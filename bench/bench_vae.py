@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.report import Report, gpu_facts, since_start
+from bench.report import Report, gpu_facts, relative_error, since_start
+from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.presets import Preset, load_preset
@@ -49,17 +50,21 @@ def decoders(report: Report, preset: Preset, frames: int, width: int, height: in
     plain = random_decoder(WanVAE, preset.vae, encoder=False)
     state = plain.state_dict()
     truth = whole(report, "full", plain, latent, 1, **facts)
-    model = plain.to(memory_format=torch.channels_last_3d)
-    for chunk in (1, 2, 4):
-        def timed(_, chunk=chunk):
-            found = whole(report, "full, channels last", model, latent, chunk, **facts)
-            report.check(f"full, channels last, chunk {chunk}, {frames} frames", ((found - truth).norm() / truth.norm()).item(), 2e-2)
-        report.part(f"full, channels last, {chunk}", timed)
+    model = channels_last(plain)
+
+    def timed(_, name, chunk):
+        found = whole(report, name, model, latent, chunk, **facts)
+        report.check(f"{name}, chunk {chunk}, {frames} frames", relative_error(found, truth), 2e-2)
+
+    report.part("full, channels last weights", timed, "full, channels last weights", 2)
+    speed_up_decoder(model)
+    for chunk in (1, 2, 3, 5):
+        report.part(f"full, fused, {chunk}", timed, "full, fused", chunk)
     if preset.tiny_vae is not None:
         tiny = random_decoder(TinyVAE, preset.tiny_vae)
         for chunk in (1, 3, None):
             report.part(f"tiny {chunk}", whole, "tiny", tiny, latent, chunk, **facts)
-        tiny = tiny.to(memory_format=torch.channels_last)
+        tiny = channels_last(tiny)
         for chunk in (1, 3, None):
             report.part(f"tiny, channels last {chunk}", whole, "tiny, channels last", tiny, latent, chunk, **facts)
     report.part("diffusers", diffusers_decoder, state, preset, latent, **facts)
@@ -80,7 +85,8 @@ def diffusers_decoder(report: Report, state: dict, preset: Preset, latent: Tenso
 def trace(report: Report, preset: Preset, frames: int, width: int, height: int, chunk: int) -> list:
     """Where the full decoder's time goes, by kernel."""
     latent = torch.randn(1, *preset.latent_shape(frames, height, width), device="cuda")
-    model = random_decoder(WanVAE, preset.vae, encoder=False).to(memory_format=torch.channels_last_3d)
+    model = random_decoder(WanVAE, preset.vae, encoder=False)
+    speed_up_decoder(model)
     with torch.inference_mode():
         model.decode(latent, chunk=chunk)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:

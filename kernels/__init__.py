@@ -15,6 +15,7 @@ _HOME = {
     "add_norm": "kernels.glue.api",
     "gelu_rows": "kernels.glue.api",
     "norm_rope": "kernels.glue.api",
+    "norm_silu": "kernels.pixels.api",
     "choices": "kernels.choice",
 }
 __all__ = list(_HOME)

@@ -1,0 +1,122 @@
+"""The decoder of `wan_vae` at speed: channels last in memory, and one pass between two convolutions.
+
+Biases and residuals are added by the pass that reads them next, and that pass leaves room for the frames a convolution remembers, so
+nothing is padded or concatenated. The weights, the history and the numbers are those of `wan_vae.Decoder`.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+from turbo_engine.models.wan_vae import CausalConv, Decoder, FrameAttention, History, ResidualBlock, Upsample, WanVAE
+
+LAST = torch.channels_last_3d
+
+
+class Pending(NamedTuple):
+    """x + bias + plus, not added yet. x, plus [B, C, T, H, W]; bias [C]."""
+
+    x: Tensor
+    bias: Tensor | None = None
+    plus: Tensor | None = None
+
+    def total(self) -> Tensor:
+        x = self.x if self.plus is None else self.x + self.plus
+        return x if self.bias is None else x + self.bias.view(-1, 1, 1, 1)
+
+
+class FastDecoder(nn.Module):
+    """Takes the place of a `Decoder`. backend: of `kernels.norm_silu`."""
+
+    def __init__(self, decoder: Decoder, backend: str = "auto"):
+        super().__init__()
+        self.decoder, self.backend = channels_last(decoder), backend
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        """As `Decoder.forward`."""
+        decoder = self.decoder
+        now = Pending(_conv(decoder.conv1, _with_room(x, 2), history), decoder.conv1.bias)
+        for layer in (*decoder.middle, *decoder.upsamples):
+            if isinstance(layer, ResidualBlock):
+                now = self._residual(layer, now, history)
+            elif isinstance(layer, FrameAttention):
+                now = Pending(layer(now.total()).contiguous(memory_format=LAST))
+            else:
+                now = _upsample(layer, now.total(), history)
+        norm, _, conv = decoder.head
+        h, _ = self._norm_silu(now, norm.gamma)
+        return _conv(conv, h, history) + conv.bias.view(-1, 1, 1, 1)
+
+    def _norm_silu(self, now: Pending, gamma: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+        return kernels.norm_silu(now.x, gamma.flatten(), bias=now.bias, plus=now.plus, lead=2, keep=keep, backend=self.backend)
+
+    def _residual(self, block: ResidualBlock, now: Pending, history: History) -> Pending:
+        norm1, _, conv1, norm2, _, _, conv2 = block.residual
+        h, x = self._norm_silu(now, norm1.gamma, keep=True)
+        h, _ = self._norm_silu(Pending(_conv(conv1, h, history), conv1.bias), norm2.gamma)
+        h = _conv(conv2, h, history)
+        if isinstance(block.shortcut, nn.Identity):
+            return Pending(h, conv2.bias, x)
+        return Pending(h, conv2.bias + block.shortcut.bias, F.conv3d(x, block.shortcut.weight))
+
+
+def speed_up_decoder(vae: WanVAE, backend: str = "auto") -> None:
+    """Decode with fused kernels from now on."""
+    vae.decoder = FastDecoder(vae.decoder, backend)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The same model with the weights of its convolutions laid out for pixels whose channels lie side by side."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            form = LAST if isinstance(module, nn.Conv3d) else torch.channels_last
+            module.weight.data = module.weight.data.contiguous(memory_format=form)
+    return model
+
+
+def _with_room(x: Tensor, lead: int) -> Tensor:
+    """x with `lead` frames in front, not written."""
+    room = torch.empty(x.shape[0], lead + x.shape[2], *x.shape[3:], x.shape[1], dtype=x.dtype, device=x.device).permute(0, 4, 1, 2, 3)
+    room[:, :, lead:] = x
+    return room
+
+
+def _conv(conv: CausalConv, x: Tensor, history: History) -> Tensor:
+    """x with room for the frames before it in front; without the bias."""
+    reach = conv.kernel_size[0] - 1
+    past = x[:, :, :reach]
+    if conv in history:
+        past.copy_(history[conv])
+    else:
+        past.zero_()
+    history[conv] = x[:, :, -reach:].clone()
+    return F.conv3d(x, conv.weight, padding=conv.padding)
+
+
+def _upsample(layer: Upsample, x: Tensor, history: History) -> Pending:
+    if layer.time_conv is not None:
+        x = _double(layer.time_conv, x, history)
+    double, conv = layer.resample
+    batch = x.shape[0]
+    frames = F.conv2d(double(x.transpose(1, 2).flatten(0, 1)), conv.weight, padding=conv.padding)          # [B * T, C, H, W], channels last
+    return Pending(frames.unflatten(0, (batch, -1)).transpose(1, 2), conv.bias)
+
+
+def _double(conv: CausalConv, x: Tensor, history: History) -> Tensor:
+    """Two frames of each, but of the clip's first, which is not part of what the second looks back on."""
+    first = x[:, :, :0]
+    start = conv not in history
+    if start:
+        first, x = x[:, :, :1], x[:, :, 1:]
+        history[conv] = x.new_zeros(*x.shape[:2], 2, *x.shape[3:])
+    if x.shape[2] == 0:
+        return first
+    y = _conv(conv, _with_room(x, 2), history) + conv.bias.view(-1, 1, 1, 1)
+    batch, channels, frames, height, width = x.shape
+    out = torch.empty(batch, first.shape[2] + 2 * frames, height, width, channels, dtype=x.dtype, device=x.device).permute(0, 4, 1, 2, 3)
+    if start:
+        out[:, :, :1] = first
+    out[:, :, first.shape[2]::2], out[:, :, first.shape[2] + 1::2] = y.chunk(2, 1)
+    return out
