@@ -234,6 +234,8 @@ def _device(name: str) -> torch.device:
         raise TurboError(f"device: expected auto, cpu or cuda, got {name!r}; try auto")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise TurboError(f"device: expected a CUDA device named {name!r}, found {torch.cuda.device_count()}; try cpu")
+    if device.type == "cuda" and device.index is None:         # some of torch's questions want it
+        device = torch.device("cuda", torch.cuda.current_device())
     return device
 
 
