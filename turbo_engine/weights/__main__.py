@@ -12,6 +12,7 @@ from turbo_engine.weights.fetch import HubFile, fetch
 from turbo_engine.weights.folder import identify, scan
 from turbo_engine.weights.identify import Identity
 from turbo_engine.weights.pocket import SCALE_SUFFIX, load_weights, manifest_path, read_manifest
+from turbo_engine.weights.shards import NUMBERED
 from turbo_engine.weights.terminal import announce, bar
 
 
@@ -60,7 +61,7 @@ def run(argv: list[str]) -> dict:
 
 def _found(path: Path, note) -> list[Identity]:
     """A folder that is one checkpoint, or one that holds several."""
-    sharded = path.is_dir() and any("-of-" in file.name for file in path.glob("*.safetensors"))
+    sharded = path.is_dir() and any(NUMBERED.match(file.name) for file in path.iterdir())
     if path.is_dir() and not sharded:
         return scan(path, note)
     try:

@@ -7,7 +7,7 @@ from turbo_engine.errors import WeightsError
 from turbo_engine.weights.architecture import OWN_ROLES
 from turbo_engine.weights.identify import Identity, identify_tensors
 from turbo_engine.weights.layouts import Layout
-from turbo_engine.weights.shards import PICKLE_SUFFIXES, ShardSet, open_shards
+from turbo_engine.weights.shards import NUMBERED, PICKLE_SUFFIXES, ShardSet, open_shards
 
 
 def identify(path: Path | str) -> Identity:
@@ -49,7 +49,7 @@ def _folders(folder: Path, depth: int) -> list[Path]:
 
 def _candidates(place: Path) -> list[Path]:
     names = sorted(path for path in place.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
-    shards = [path for path in names if "-of-" in path.name]
+    shards = [path for path in names if NUMBERED.match(path.name)]
     converted = {path.stem for path in names if path.suffix == ".safetensors"}
     rest = [path for path in names if path not in shards and not (path.suffix in PICKLE_SUFFIXES and path.stem in converted)]
     return ([place] if shards else []) + rest

@@ -7,7 +7,7 @@ from pathlib import Path
 from turbo_engine.errors import WeightsError
 from turbo_engine.weights.container import CONVERT, Entry, Shard
 
-_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors$")
+NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors$")
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -40,7 +40,7 @@ def open_shards(path: Path) -> ShardSet:
     elif path.is_dir():
         files, index = _in_folder(path)
     else:
-        match = _NUMBERED.match(path.name)
+        match = NUMBERED.match(path.name)
         if match and int(match[3]) > 1 and path.is_file():
             raise WeightsError(f"{path}: expected a whole checkpoint, found shard {int(match[2])} of {int(match[3])}; name its folder")
         files, index = [path], None
@@ -69,9 +69,9 @@ def _in_folder(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
     if len(indexes) > 1:
         raise WeightsError(f"{folder}: expected one checkpoint, found the indexes {indexes[0].name} and {indexes[1].name}; "
                            "name the one to use")
-    if len(files) == 1 and not _NUMBERED.match(files[0].name):
+    if len(files) == 1 and not NUMBERED.match(files[0].name):
         return files, None
-    if numbered := [match for file in files if (match := _NUMBERED.match(file.name))]:
+    if numbered := [match for file in files if (match := NUMBERED.match(file.name))]:
         stem, _, count = numbered[0].groups()
         if len(numbered) == len(files) and all(match[1] == stem and match[3] == count for match in numbered):
             wanted = [f"{stem}-{n:05}-of-{count}.safetensors" for n in range(1, min(int(count), 1000) + 1)]
