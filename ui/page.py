@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
-from fastapi.responses import PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from gradio.route_utils import FnIndexInferError
 
 from .api import Api, add_end_points
@@ -46,5 +47,14 @@ def mount_page(app, port: int, api: Api):
         app, build_page(api), path="/", server_name="127.0.0.1", server_port=port, run_history=False, footer_links=[],
         ssr_mode=False, enable_monitoring=False, max_file_size="1kb", allowed_paths=[], show_error=False, mcp_server=False, head=HEAD,
     )
+    app.add_exception_handler(RequestValidationError, _told_plainly)
+    app.routes[-1].app.add_exception_handler(RequestValidationError, _told_plainly)
     app.routes[-1].app.add_exception_handler(FnIndexInferError, lambda *_: PlainTextResponse("No end point has this name.", 404))
     return app
+
+
+def _told_plainly(_, error: RequestValidationError) -> JSONResponse:
+    """Where it is wrong and how, in one line. FastAPI's own answer repeats what was sent, and falls over where JSON cannot."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return JSONResponse({"detail": f"{ascii(place)[1:-1]}: {first['msg']}"}, 422)

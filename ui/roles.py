@@ -20,15 +20,20 @@ _SERVED = {
     OWNER: {
         "WebSocket": ("/rt/ws",),
         "GET": (*_PAGE, *_MAKING, *_CODE, "/readyz", "/metrics", "/rt/formats", "/rt/export/", "/rt/history", "/rt/history/", "/rt/picture/"),
-        "POST": ("/mcp", "/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/run/", "/gradio_api/api/", "/gradio_api/cancel",
-                 "/gradio_api/reset", "/rt/export", "/rt/export/estimate", "/rt/recipe", "/rt/picture", "/rt/history/"),
+        "POST": ("/mcp", "/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/cancel", "/gradio_api/reset",
+                 "/rt/export", "/rt/export/estimate", "/rt/recipe", "/rt/picture", "/rt/history/"),
         "DELETE": ("/mcp", "/rt/export/", "/rt/history/"),
     },
 }
 
 
+_CLOSED = ("/gradio_api/call/v2/",)         # for pasted snippets, and falls over on names it does not know
+
+
 def may(role: str, method: str, path: str) -> bool:
     """method: as HTTP has it, HEAD counts as GET; "WebSocket" for one."""
+    if path.startswith(_CLOSED):
+        return False
     for listed in _SERVED[role].get("GET" if method == "HEAD" else method, ()):
         if path == listed or path == listed + "/" or (listed[-1] in "/=" and listed != "/" and path.startswith(listed)):
             return True
