@@ -10,6 +10,7 @@ from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.pocket import pocket_preset
+from turbo_engine.distill.sla import sparse_twin
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.vae import psnr, reconstruction_loss
@@ -18,6 +19,7 @@ from turbo_engine.models.config import DiTConfig, VAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
+from turbo_engine.presets import SparseSettings
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import rcm_times
 
@@ -185,6 +187,36 @@ def test_trajectory_pool_holds_ends_of_the_teachers_trajectories(run):
     assert noise.shape == clip.shape == (3, *preset.latent_shape(33, 256, 256)) and noise.std() == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(clip, torch.full_like(clip, 0.7), rtol=1e-4, atol=1e-4)
     assert text.shape == (3, preset.text.text_len, 384) and text.abs().sum() > 0
+
+
+def test_sparse_twin_shares_its_parameters_and_starts_as_the_kept_blocks_alone():
+    """With every block kept and a silent linear branch it is the dense network; what one learns the other knows."""
+    dense, (noise, _, text) = tiny_dit(), tiny_batch()
+    twin = sparse_twin(dense, SparseSettings(density=1.0, block_q=4, block_k=4))
+    timestep = torch.full((3,), 400.0)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(noise, timestep, text), dense(noise, timestep, text), rtol=1e-4, atol=1e-5)
+    own = dict(twin.named_parameters())
+    assert all(own.pop(name) is parameter for name, parameter in dense.named_parameters())
+    assert sorted(own) == [f"blocks.{i}.self_attn.attn_op.local_attn.proj_l.{name}" for i in (0, 1) for name in ("bias", "weight")]
+    few = sparse_twin(dense, SparseSettings(density=0.34, block_q=4, block_k=4))
+    few(noise, timestep, text).square().mean().backward()
+    assert few.blocks[0].self_attn.attn_op.local_attn.proj_l.weight.grad.abs().sum() > 0 and dense.blocks[0].self_attn.q.weight.grad is not None
+
+
+def test_sparse_twin_learns_the_dense_networks_answer(run):
+    dense, (noise, _, text) = tiny_dit(), tiny_batch()
+    timestep = torch.full((3,), 400.0)
+    with torch.no_grad():
+        wanted = dense(noise, timestep, text)
+    twin = sparse_twin(dense, SparseSettings(density=0.34, block_q=4, block_k=4))
+    optimizers = Optimizers(twin, muon_lr=3e-3, adam_lr=3e-3)
+    step = GradientStep(run, lambda noise, text: ((twin(noise, timestep, text) - wanted).square().mean(),), optimizers.parameters)
+    losses = []
+    for _ in range(40):
+        losses.append(float(step(noise, text)[0]))
+        optimizers.clipped_step(run, 1.0)
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_gradient_steps_that_share_parameters_keep_their_gradients_apart(run):

@@ -35,8 +35,8 @@ class SparseLinearAttention(nn.Module):
         """q, k, v [B, H, L, D] -> [B, H, L, D]."""
         proj, settings = self.local_attn.proj_l, self.settings
         options = {} if self.formats is None else dict(zip(("qk", "pv"), self.formats))
-        return kernels.sparse_linear_attention(q, k, v, proj.weight, proj.bias, density=settings.density, block_q=settings.block_q,
-                                               block_k=settings.block_k, **options)
+        return kernels.sparse_linear_attention(q, k, v, proj.weight.to(q.dtype), proj.bias.to(q.dtype), density=settings.density,
+                                               block_q=settings.block_q, block_k=settings.block_k, **options)
 
 
 def fit_sparse_attention(model: DiT, settings: SparseSettings) -> DiT:

@@ -1,0 +1,127 @@
+"""Teach the student sparse-linear attention, so that one set of weights serves it and dense attention alike.
+
+    python -m turbo_engine.distill.sla --weights WEIGHTS --text-encoder .carry/minilm --out OUT
+
+The student as it is, dense, is what both must answer: half of every batch attends sparsely, half densely, and each step of
+the sampler is held to the dense student's answer from the same start. The linear branch's projection starts at zero, where
+sparse-linear attention is the softmax over the kept blocks alone (Zhang et al. 2025, arXiv:2509.24006).
+"""
+import copy
+import random
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from turbo_engine.accelerate import fit_sparse_attention
+from turbo_engine.distill.captions import caption
+from turbo_engine.distill.flow import add_model_options, compile_blocks, open_text_encoder
+from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
+from turbo_engine.distill.student import chain, consistency_loss
+from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.turns import Turns
+from turbo_engine.distill.world import World, load_world, sample_specs
+from turbo_engine.models.dit import DiT
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.presets import SparseSettings
+from turbo_engine.schedule import rcm_times
+
+SPARSE = SparseSettings(density=0.14, block_q=16, block_k=16)      # 5 of 36 blocks of 576 tokens; larger blocks would keep none
+REFRESH_EVERY = 4            # training steps
+MUON_LR, ADAM_LR = 5e-4, 3e-4
+
+
+def sparse_twin(dense: DiT, settings: SparseSettings = SPARSE) -> DiT:
+    """A network of the same parameters, not copies of them, that attends sparsely; its linear branch starts silent."""
+    twin = fit_sparse_attention(DiT(dense.config).to(next(dense.parameters()).device), settings)
+    for block in twin.blocks:
+        nn.init.zeros_(block.self_attn.attn_op.local_attn.proj_l.weight)
+        nn.init.zeros_(block.self_attn.attn_op.local_attn.proj_l.bias)
+    twin.load_state_dict(dense.state_dict(keep_vars=True), strict=False, assign=True)
+    return twin
+
+
+class Captions:
+    """Encoded captions as the student was trained on, the newest `capacity` on the device."""
+
+    def __init__(self, run: Run, world: World, text_encoder: MiniLM, *, capacity: int, fresh: int):
+        self._world, self._text_encoder, self._rng = world, text_encoder, random.Random(80_000 + run.seed)
+        self._turns = Turns(capacity, fresh)
+        self._texts = torch.empty(self._turns.capacity, text_encoder.text_len, text_encoder.dim, device=run.device)
+
+    def refresh(self) -> None:
+        specs = sample_specs(self._world, self._turns.fresh, self._rng)
+        captions = [caption(self._world, spec, self._rng) for spec in specs]
+        self._texts[self._turns.take()] = self._text_encoder.encode(captions, remember=False).float()
+
+    def draw(self, batch: int) -> Tensor:
+        """[B, S, D] float32."""
+        return self._texts[torch.randint(0, self._turns.count, (batch,), device=self._texts.device)]
+
+
+def train(run: Run, student: DiT, captions: Captions, latent_shape: tuple[int, ...], *, batch: int, sigma_max: float,
+          save: Callable[[DiT, int], None]) -> None:
+    """Until the clock runs out; `save` gets the averaged weights, with the projections, and the steps done."""
+    times = rcm_times(4, sigma_max).tolist()
+    guide, sparse = copy.deepcopy(student).eval().requires_grad_(False), sparse_twin(student)
+    ema, optimizers = EMA(sparse, 0.998), Optimizers(sparse, muon_lr=MUON_LR, adam_lr=ADAM_LR)
+    compile_blocks(guide, run)
+    compile_blocks(student, run)
+
+    def distance(network: DiT, noise: Tensor, text: Tensor) -> Tensor:
+        with run.autocast():
+            with torch.no_grad():
+                wanted = list(chain(guide, noise, text, times))
+            answers = list(chain(network, noise, text, times))
+        return torch.stack([consistency_loss(answer, clip.float()) for answer, clip in zip(answers, wanted)]).mean()
+
+    def both(noise: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+        half = len(noise) // 2
+        losses = distance(sparse, noise[:half], text[:half]), distance(student, noise[half:], text[half:])
+        return losses[0] + losses[1], *losses
+
+    gradient_step = GradientStep(run, both, optimizers.parameters)
+    averages: list[Tensor] | None = None
+    step = 0
+    run.start_clock()
+    while (progress := run.progress()) < 1:
+        run.trace(step)
+        if run.due(progress, 3):
+            save(ema.module, step)
+        if step % REFRESH_EVERY == 0:
+            captions.refresh()
+        _, *losses = gradient_step(torch.randn(batch, *latent_shape, device=run.device), captions.draw(batch))
+        norm = optimizers.clipped_step(run, trapezoid(progress))
+        ema.update()
+        step += 1
+        averages = [x.clone() for x in losses] if averages is None else [a.lerp(x, 0.05) for a, x in zip(averages, losses)]
+        if step % 100 == 0:
+            run.log(step, sparse=averages[0], dense=averages[1], grad_norm=norm)
+    save(ema.module, step)
+
+
+def main() -> None:
+    parser = arguments("sla", 240)
+    add_model_options(parser, batch=128)
+    args = parser.parse_args()
+    run, preset = open_run("sla", args), pocket_preset()
+    student = (DiT(preset.dit).init_weights() if args.tiny else load_dit(args.weights, "student")).to(run.device)
+    run.same_everywhere(student)
+    captions = Captions(run, load_world(), open_text_encoder(run, args), capacity=8 if args.tiny else 4_096, fresh=4 if args.tiny else 64)
+    clip = preset.clip
+
+    def save(averaged: DiT, step: int) -> None:
+        if run.main:
+            metrics = {"steps": step, "seconds": run.elapsed_s, "density": SPARSE.density, "block_q": SPARSE.block_q, "block_k": SPARSE.block_k,
+                       "method": "the dense student's own answers, sparse and dense halves of every batch"}
+            save_dit(averaged, args.out, "student", metrics)
+            run.log(step, saved="student")
+
+    train(run, student, captions, preset.latent_shape(clip.num_frames, clip.height, clip.width), batch=2 if args.tiny else args.batch,
+          sigma_max=preset.turbo.sigma_max, save=save)
+    run.barrier()
+    run.close()
+
+
+if __name__ == "__main__":
+    main()
