@@ -186,6 +186,15 @@ def test_parts_are_told_by_content_whatever_their_names(tmp_path):
         prepare(preset, other, show=lambda line: None)
 
 
+def test_an_expert_is_no_model_of_one_network(tmp_path):
+    """Wan2.2 T2V's experts have the very shapes of Wan2.1 T2V 14B."""
+    preset = load_preset(write_wan_preset(tmp_path))
+    folder = tmp_path / "tiny-wan"
+    (folder / "turbo.safetensors").rename(folder / "some-high-noise-turbo.safetensors")
+    refusal = take_stock(preset, folder).refusal
+    assert "expected the turbo network of tiny-wan" in refusal and "by its name one of two experts, and tiny-wan has no experts" in refusal
+
+
 def test_the_exact_file_is_taken_before_the_rounded_one(tmp_path):
     preset = load_preset(write_wan_preset(tmp_path))
     folder = tmp_path / "tiny-wan"

@@ -161,7 +161,7 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
         size = size_text(size_of(numbers))
         asked = Part(name, source, bytes_each * elements(numbers, **({"sla": True} if kind == "turbo" else {})), needed, without)
         for identity in found:
-            if identity.size == size and (not kind or identity.kind == kind) and (not expert or identity.expert == expert):
+            if identity.size == size and (not kind or identity.kind == kind) and identity.expert == expert:
                 used.add(identity.path)
                 return replace(asked, path=identity.path, identity=identity)
         return replace(asked, pickle=next((path for path, _ in refused if path.name == source.rpartition("/")[2]
@@ -229,8 +229,12 @@ def prepare(preset: Preset, named: Path | str | None, *, download: bool = False,
 
 
 def _unmarked(preset: Preset, identity: Identity) -> str:
-    nameless = preset.experts is not None and identity.role == "dit" and not identity.expert
-    return "; which expert it is, neither its name nor its metadata tell: put 'high' or 'low' into its name" if nameless else ""
+    """What an expert's file lacks to be used, or has too much: nothing in its shapes tells it from the others."""
+    if identity.role != "dit" or identity.size != size_text(size_of(preset.dit)) or (preset.experts is None) != bool(identity.expert):
+        return ""
+    if identity.expert:
+        return f"; by its name one of two experts, and {preset.name} has no experts: rename it if it is none"
+    return "; which expert it is, neither its name nor its metadata tell: put 'high' or 'low' into its name"
 
 
 def _gb(count: int) -> str:

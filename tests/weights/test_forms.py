@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import WanVAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.wan_vae import WanVAE
-from turbo_engine.weights import MODELS, check_experts, identify, open_checkpoint, scan
+from turbo_engine.weights import MODELS, check_experts, check_twins, identify, open_checkpoint, scan
 from turbo_engine.weights.architecture import ROLE_OF, shapes_of_numbers
 from turbo_engine.weights.container import ITEM_BYTES, header_bytes
 from turbo_engine.weights.layouts import LAYOUTS, expected_of
@@ -258,6 +259,24 @@ def test_scan_of_a_folder_people_have(tmp_path):
     assert f"python -m turbo_engine.weights convert {tmp_path / 'Wan2.1_VAE.pth'}" in dict(notes)["Wan2.1_VAE.pth"]
     with pytest.raises(WeightsError, match="expected a folder"):
         scan(tmp_path / "none")
+
+
+def test_swapped_pairs_of_experts_are_told_by_content(tmp_path):
+    """Distilled experts named the wrong way round: each is nearer to the full model's other one."""
+    config = replace(DIT, in_channels=36)
+    full = [random_dit(config, seed) for seed in (1, 2)]
+    distilled = [{key: tensor + 0.1 * torch.randn_like(tensor) for key, tensor in state.items()} for state in full]
+
+    def check(turbos, fulls):
+        with ExitStack() as stack:
+            check_twins(*([stack.enter_context(open_checkpoint(save(tmp_path / f"{kind}-{name}.safetensors", form(state, config)), config, kind=kind))
+                           for name, state in zip(("high", "low"), states)] for kind, form, states in (("turbo", turbo, turbos), ("full", wan, fulls))))
+
+    check(distilled, full)
+    check([random_dit(config, seed) for seed in (3, 4)], full)                                       # unrelated: nobody knows
+    for pair, other in ((distilled[::-1], full), (distilled, full[::-1])):
+        with pytest.raises(WeightsError, match="turbo-high.safetensors: expected the high-noise expert, found weights nearer to .*full-low.* swap its files"):
+            check(pair, other)
 
 
 def test_experts(tmp_path):

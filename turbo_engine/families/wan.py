@@ -52,7 +52,7 @@ class Wan:
         self._encoder = self._open_encoder()
         self._states: OrderedDict[str, Tensor] = OrderedDict()
         prompt_bytes = 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize
-        self._contexts = ContextCache(lambda prompt: self._states[prompt].to(device), max(2, self.memory.prompts // prompt_bytes))
+        self._contexts = ContextCache(lambda prompt: self._states_of(prompt).to(device), max(2, self.memory.prompts // prompt_bytes))
         self._condition: tuple[tuple, Tensor] | None = None
         self.vocabulary = Vocabulary(None, text_len=preset.text.text_len, count_tokens=self._encoder.num_tokens)
 
@@ -141,16 +141,17 @@ class Wan:
         prompts = [request.prompt.strip()]
         if request.guidance_scale != 1:
             prompts.append(request.negative_prompt.strip() or self.preset.full.negative_prompt)
-        self._remember(prompts)
+        for prompt in filter(None, prompts):
+            self._states_of(prompt)
 
     @torch.inference_mode()
-    def _remember(self, prompts: list[str]) -> None:
-        for prompt in prompts:
-            if prompt not in self._states:
-                self._states[prompt] = self._encoder.encode([prompt]).cpu()
-            self._states.move_to_end(prompt)
-        while len(self._states) > PROMPTS_KEPT:
-            self._states.popitem(last=False)
+    def _states_of(self, prompt: str) -> Tensor:
+        if prompt not in self._states:
+            self._states[prompt] = self._encoder.encode([prompt]).cpu()
+            while len(self._states) > PROMPTS_KEPT:
+                self._states.popitem(last=False)
+        self._states.move_to_end(prompt)
+        return self._states[prompt]
 
     @torch.inference_mode()
     def _start(self, request: Request) -> Tensor:
@@ -175,7 +176,7 @@ class Wan:
 
     def warm_up(self) -> None:
         clip, names = self.preset.clip, network_names(self.preset, "turbo")
-        self._remember(["warm-up"])
+        self._states_of("warm-up")
         shape = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
         latent = torch.zeros(1, *shape, device=self.device)
         condition = latent.new_zeros(1, self.preset.dit.condition_channels, *shape[1:]) if self.preset.takes_image else None

@@ -1,5 +1,6 @@
 """Where a Wan family's tensors come from: files in the published forms. `bench` has another source, random numbers."""
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -63,8 +64,8 @@ class FromFiles:
             yield "tiny vae", self._files.tiny_vae
 
     def _check_networks(self) -> None:
-        opened = {name: self._open(name) for name in self.networks}
-        try:
+        with ExitStack() as stack:
+            opened = {name: stack.enter_context(self._open(name)) for name in self.networks}
             if self._preset.experts is None:
                 return
             pairs = [[opened[name] for name in network_names(self._preset, mode)] for mode in ("turbo", "full")
@@ -73,9 +74,6 @@ class FromFiles:
                 check_experts(high, low)
             if len(pairs) == 2:
                 check_twins(*pairs)
-        finally:
-            for checkpoint in opened.values():
-                checkpoint.__exit__()
 
     def _open(self, name: str):
         mode, _, expert = name.partition(" ")
