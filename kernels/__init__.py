@@ -11,6 +11,7 @@ _HOME = {
     "sage_attention": "kernels.sage.api",
     "quantize_rows": "kernels.w8a8.api",
     "linear8": "kernels.w8a8.api",
+    "linear8_gelu": "kernels.w8a8.api",
     "QuantizedLinear": "kernels.w8a8.module",
     "add_norm": "kernels.glue.api",
     "gelu_rows": "kernels.glue.api",

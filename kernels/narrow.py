@@ -23,6 +23,13 @@ def narrow(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def gelu(x):
+    """GELU, tanh form: (1 + tanh(u)) / 2 = 1 / (1 + 2 ** -(2 u log2 e)), with u = sqrt(2 / pi) (x + 0.044715 x ** 3)."""
+    power = x * (2.302208198 + 0.1029432397 * x * x)
+    return x / (1.0 + tl.exp2(tl.minimum(-power, 120.0)))       # a sum that stays finite
+
+
+@triton.jit
 def store_row(h, out, out_scale, row, cols, width, LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr):
     """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale.
 

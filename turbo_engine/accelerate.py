@@ -126,7 +126,12 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
         for block in model.blocks:
             layer = _plain(block.get_submodule(name))
             setattr(block.get_submodule(parent), child, kernels.QuantizedLinear.from_linear(layer, format=format))
-    return f"linear layers: {format} {', '.join(eight) or 'none'}" + (f"; 16-bit {', '.join(sixteen)}" if sixteen else "")
+    line = f"linear layers: {format} {', '.join(eight) or 'none'}" + (f"; 16-bit {', '.join(sixteen)}" if sixteen else "")
+    if fed and format == "fp8" and {"ffn.0", "ffn.2"} <= set(eight) and _gelu_wins(model.blocks[0].ffn[0], tokens):
+        for block in model.blocks:
+            block.ffn[0].fuse_gelu = True
+        line += "; GELU inside ffn.0"
+    return line
 
 
 def quantize_attention(model: DiT, formats: tuple[str, str], tokens: int) -> list[str]:
@@ -163,6 +168,15 @@ def _wins(layer: nn.Linear, format: str, tokens: int, fed: bool) -> bool:
     rows = kernels.quantize_rows(x, format=format)
     shape = (format, "fed" if fed else "rounds", tokens, *weight.shape)
     return fastest("layer", shape, {"8-bit": lambda: layer8(rows if fed else x), "16-bit": lambda: layer(x)}, weight.device) == "8-bit"
+
+
+def _gelu_wins(layer: kernels.QuantizedLinear, tokens: int) -> bool:
+    """Whether GELU and its rounding are faster inside the product than after it."""
+    if not layer.weight8.is_cuda:
+        return True
+    rows = kernels.quantize_rows(torch.randn(tokens, layer.weight8.shape[1], dtype=layer.dtype, device=layer.weight8.device), format="fp8")
+    ways = {"inside": lambda: layer.gelu(rows), "after": lambda: kernels.gelu_rows(layer(rows), format="fp8")}
+    return fastest("gelu", (tokens, *layer.weight8.shape), ways, layer.weight8.device) == "inside"
 
 
 def _plain(layer: nn.Linear | Linear8) -> nn.Linear:

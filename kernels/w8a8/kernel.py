@@ -5,7 +5,7 @@ The number of rows is a run-time value: a new clip length runs the binary that i
 import triton
 import triton.language as tl
 
-from kernels.narrow import store_row
+from kernels.narrow import gelu, narrow, store_row
 from kernels.tuning import autotune_configs, first_or_all
 
 
@@ -37,13 +37,14 @@ def _load(x, row, col, rows, width, ROWS: tl.constexpr, COLS: tl.constexpr, TMA:
 
 
 @triton.jit(do_not_specialize=["rows"])
-def linear_kernel(x8, w8, y, x_scale, w_scale, bias, rows, outs, width, BIAS: tl.constexpr, INT: tl.constexpr,
-                  TMA: tl.constexpr, PRECISE: tl.constexpr, BLOCK_M: tl.constexpr,
-                  BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+def linear_kernel(x8, w8, y, x_scale, w_scale, bias, bound, y_scale, rows, outs, width, BIAS: tl.constexpr, INT: tl.constexpr,
+                  GELU: tl.constexpr, TMA: tl.constexpr, PRECISE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                  BLOCK_K: tl.constexpr, PER_SM: tl.constexpr):
     """y [rows, outs] of x8 [rows, width] and w8 [outs, width]; each program walks every num_programs-th tile of y.
 
     Neighbouring programs share rows of x8 in groups of 8, so that both operands stay in L2. PRECISE (fp8 on Hopper): sums leave the
-    matrix unit, whose own have some 13 bits, every BLOCK_K products.
+    matrix unit, whose own have some 13 bits, every BLOCK_K products. GELU: y is e4m3, of the activation, with the scale
+    x_scale * bound[0] + bound[1] of its row, stored to y_scale too. PER_SM: programs on a multiprocessor, for the host.
     """
     tiles_m, tiles_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(outs, BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
@@ -66,17 +67,22 @@ def linear_kernel(x8, w8, y, x_scale, w_scale, bias, rows, outs, width, BIAS: tl
         out = out * tl.load(w_scale + c, mask=c < outs, other=0.0)[None, :]
         if BIAS:
             out += tl.load(bias + c, mask=c < outs, other=0.0).to(tl.float32)[None, :]
+        if GELU:
+            row_scale = tl.load(x_scale + r, mask=r < rows, other=0.0) * tl.load(bound) + tl.load(bound + 1)
+            tl.store(y_scale + r, row_scale, mask=(r < rows) & (start_n == 0))
+            out = narrow(gelu(out) * (1.0 / row_scale)[:, None], tl.float8e4nv)
         if TMA:
-            y.store([start_m, start_n], out.to(y.dtype))
+            y.store([start_m, start_n], out if GELU else out.to(y.dtype))
         else:
-            tl.store(y + r[:, None].to(tl.int64) * outs + c[None, :], out.to(y.dtype.element_ty),
+            tl.store(y + r[:, None].to(tl.int64) * outs + c[None, :], out if GELU else out.to(y.dtype.element_ty),
                      mask=(r < rows)[:, None] & (c < outs)[None, :])
 
 
-_KEY = ["outs", "width", "INT", "PRECISE"]
+_KEY = ["outs", "width", "INT", "PRECISE", "GELU"]
 linear_by_descriptors = triton.autotune(first_or_all(
-    autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), BLOCK_K=(128,), num_warps=(8,), num_stages=(4,), pre_hook=set_tiles)
-    + autotune_configs(BLOCK_M=(128,), BLOCK_N=(256,), BLOCK_K=(128,), num_warps=(8,), num_stages=(3,), pre_hook=set_tiles)),
+    autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), BLOCK_K=(128,), PER_SM=(1,), num_warps=(8,), num_stages=(4,), pre_hook=set_tiles)
+    + autotune_configs(BLOCK_M=(128,), BLOCK_N=(256,), BLOCK_K=(128,), PER_SM=(1,), num_warps=(8,), num_stages=(3,), pre_hook=set_tiles)
+    + autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), BLOCK_K=(64,), PER_SM=(2,), num_warps=(4,), num_stages=(4,), pre_hook=set_tiles)),
     key=_KEY)(linear_kernel)
 linear_by_pointers = triton.autotune(
-    autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), BLOCK_K=(128, 64), num_warps=(8,), num_stages=(3,)), key=_KEY)(linear_kernel)
+    autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), BLOCK_K=(128, 64), PER_SM=(1,), num_warps=(8,), num_stages=(3,)), key=_KEY)(linear_kernel)

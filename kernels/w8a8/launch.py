@@ -28,24 +28,39 @@ def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype, precise: bool = True,
             tma: bool | None = None) -> Tensor:
     """`linear8` on [M, K] rows by Triton; precise: see `linear_kernel`; tma: tiles by descriptor, None means where it can be done."""
+    y = torch.empty(len(x8), len(w8), dtype=dtype, device=x8.device)
+    _launch(x8, x_scale, w8, w_scale, bias, None, y, x_scale, precise, tma)
+    return y
+
+
+def linear8_gelu(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, bound: Tensor,
+                 tma: bool | None = None) -> tuple[Tensor, Tensor]:
+    """`linear8_gelu` on [M, K] rows."""
+    y = torch.empty(len(x8), len(w8), dtype=torch.float8_e4m3fn, device=x8.device)
+    y_scale = torch.empty_like(x_scale)
+    _launch(x8, x_scale, w8, w_scale, bias, bound, y, y_scale, False, tma)
+    return y, y_scale
+
+
+def _launch(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, bound: Tensor | None, y: Tensor,
+            y_scale: Tensor, precise: bool, tma: bool | None) -> None:
     x8, w8 = x8.contiguous(), w8.contiguous()
     (rows, width), outs = x8.shape, w8.shape[0]
-    y = torch.empty(rows, outs, dtype=dtype, device=x8.device)
     if not rows:
-        return y
+        return
     tma = all(map(_can_describe, (x8, w8, y))) if tma is None else tma
     tensors = [TensorDescriptor(t, list(t.shape), list(t.stride()), [1, 1]) for t in (x8, w8, y)] if tma else (x8, w8, y)
 
     programs = torch.cuda.get_device_properties(x8.device).multi_processor_count if x8.is_cuda else 4
 
     def grid(meta):
-        return (min(programs, triton.cdiv(rows, meta["BLOCK_M"]) * triton.cdiv(outs, meta["BLOCK_N"])),)
+        return (min(programs * meta["PER_SM"], triton.cdiv(rows, meta["BLOCK_M"]) * triton.cdiv(outs, meta["BLOCK_N"])),)
 
     with torch.cuda.device_of(x8):
         kernel = linear_by_descriptors if tma else linear_by_pointers
-        kernel[grid](*tensors, x_scale, w_scale, w_scale if bias is None else bias, rows, outs, width, BIAS=bias is not None,
-                     INT=x8.dtype == torch.int8, TMA=tma, PRECISE=precise and x8.dtype != torch.int8)
-    return y
+        kernel[grid](*tensors, x_scale, w_scale, w_scale if bias is None else bias, w_scale if bound is None else bound, y_scale, rows, outs,
+                     width, BIAS=bias is not None, INT=x8.dtype == torch.int8, GELU=bound is not None, TMA=tma,
+                     PRECISE=precise and x8.dtype != torch.int8)
 
 
 def fastest_linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.formats import default_format
-from kernels.w8a8.api import linear8, quantize_rows
+from kernels.w8a8.api import linear8, linear8_gelu, quantize_rows, row_bound
 from kernels.w8a8.reference import requantize_blocks
 
 
@@ -11,7 +11,8 @@ class QuantizedLinear(nn.Module):
     """y = x W^T + b with x and W in 8 bits, a scale per token and per output channel.
 
     x may also come quantised, as the pair (x8, x_scale) that a fused producer emits. Buffers: `weight8` [N, K], `w_scale` [N] float32,
-    `bias` [N] or None. `dtype`: of y.
+    `bias` [N] or None, `bound` [2] of e4m3 weights (`row_bound`). `dtype`: of y. `fuse_gelu`: for the caller, whether a GELU
+    after it is best left to `gelu`.
     """
 
     def __init__(self, weight8: Tensor, w_scale: Tensor, bias: Tensor | None, dtype: torch.dtype):
@@ -19,7 +20,8 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("weight8", weight8)
         self.register_buffer("w_scale", w_scale)
         self.register_buffer("bias", bias)
-        self.dtype = dtype
+        self.register_buffer("bound", row_bound(weight8, w_scale, bias) if weight8.dtype != torch.int8 else None)
+        self.dtype, self.fuse_gelu = dtype, False
         self.format = "int8" if weight8.dtype == torch.int8 else "fp8"
 
     @classmethod
@@ -47,6 +49,10 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         x8, x_scale = x if isinstance(x, tuple) else quantize_rows(x, format=self.format)
         return linear8(x8, x_scale, self.weight8, self.w_scale, self.bias, dtype=self.dtype)
+
+    def gelu(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """GELU of the layer, in 8 bits at once (`linear8_gelu`); fp8 only."""
+        return linear8_gelu(*x, self.weight8, self.w_scale, self.bias, self.bound)
 
     def extra_repr(self) -> str:
         outs, width = self.weight8.shape

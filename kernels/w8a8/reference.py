@@ -1,8 +1,9 @@
 """What an 8-bit linear layer means, in plain torch, and the block format of the released int8 checkpoints."""
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.formats import SMALLEST_AMAX, check_format, quantize_reference
+from kernels.formats import SMALLEST_AMAX, check_format, narrow_reference, quantize_reference
 
 BLOCK = 128
 """Side of the square blocks that share a scale in the released checkpoints."""
@@ -19,6 +20,14 @@ def linear8_reference(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, 
     """The products and sums of the 8-bit numbers, exactly (float64), then the scales, then the bias."""
     y = (x8.double() @ w8.double().t()) * x_scale.double()[..., None] * w_scale.double()
     return (y if bias is None else y + bias.double()).to(dtype)
+
+
+def linear8_gelu_reference(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tensor | None,
+                           bound: Tensor) -> tuple[Tensor, Tensor]:
+    """`linear8_gelu`: exact sums, one rounding."""
+    y = F.gelu(linear8_reference(x8, x_scale, w8, w_scale, bias, torch.float64), approximate="tanh")
+    y_scale = x_scale * bound[0] + bound[1]
+    return narrow_reference((y / y_scale[..., None]).float(), torch.float8_e4m3fn), y_scale
 
 
 def dequantize_blocks(w8: Tensor, block_scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 import kernels
 from kernels import choice
 from kernels.w8a8 import launch, library, reference
+from kernels.w8a8.api import row_bound
 
 LIMITS = {"fp8": 4e-2, "int8": 1.5e-2}                   # relative L2 on Gaussian inputs against float64
 SHAPES = [(1, 16, 16), (63, 40, 96), (150, 144, 272)]    # rows, outs, width: ragged in every direction
@@ -87,6 +88,31 @@ def test_the_library_on_the_cpu_takes_int8_and_refuses_fp8():
     *arguments, bias = quantized(63, 40, 96, "fp8")
     with pytest.raises(ValueError, match="'library' does not take torch.float8_e4m3fn .* try backend='auto'"):
         kernels.linear8(*arguments, backend="library")
+
+
+@pytest.mark.parametrize("rows, outs, width", SHAPES)
+def test_gelu_of_a_product(rows, outs, width):
+    """Against the torch meaning: the same scales, and e4m3 numbers that differ at a half now and then; against float64: the format's accuracy."""
+    *arguments, bias = quantized(rows, outs, width, "fp8")
+    for some in (bias, None):
+        bound = row_bound(*arguments[2:], some)
+        truth8, truth_scale = kernels.linear8_gelu(*arguments, some, bound, backend="torch")
+        exact = F.gelu(kernels.linear8(*arguments, some, dtype=torch.float64, backend="torch"), approximate="tanh")
+        assert distance(truth8.double() * truth_scale[:, None], exact) < 4e-2 and truth8.float().abs().max() <= 448
+        for tma in (False, True) if outs % 16 == 0 else (False,):
+            y8, y_scale = launch.linear8_gelu(*arguments, some, bound, tma=tma)
+            torch.testing.assert_close(y_scale, truth_scale)
+            assert (y8.float() != truth8.float()).float().mean() < 2e-3 and distance(y8, truth8) < 5e-3
+
+
+def test_no_row_outgrows_its_bound():
+    """Weights and inputs of one sign and full size: sums reach the bound and do not pass it."""
+    x8, w8 = torch.full((3, 64), 448.0).to(torch.float8_e4m3fn), torch.full((5, 64), 448.0).to(torch.float8_e4m3fn)
+    x_scale, w_scale, bias = torch.tensor([1e-3, 1.0, 50.0]), torch.full((5,), 0.01), torch.full((5,), 7.0)
+    bound = row_bound(w8, w_scale, bias)
+    y8, y_scale = kernels.linear8_gelu(x8, x_scale, w8, w_scale, bias, bound, backend="torch")
+    assert (y8.float() == 448).all()
+    torch.testing.assert_close(y8.double()[:, 0] * y_scale, 448 ** 2 * 64 * 0.01 * x_scale.double() + 7, rtol=1e-3, atol=0, check_dtype=False)
 
 
 # --- the layer -------------------------------------------------------------------------------------------------------
@@ -190,6 +216,21 @@ def test_products_on_the_gpu(rows, outs, width, format, hopper):
     if library.runs(arguments[0], arguments[2], torch.bfloat16):
         assert distance(kernels.linear8(*arguments, bias, backend="library"), truth) <= 2e-2      # short sums inside the matrix unit
         assert distance(kernels.linear8(*arguments, bias), truth) <= 2e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows, outs, width", [(1, 16, 64), (1000, 1000, 1000), (1003, 8960, 1536)])
+def test_gelu_of_a_product_on_the_gpu(rows, outs, width):
+    """Sums of some 13 bits move a number of some hundred to its neighbour."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no fp8")
+    *arguments, bias = quantized(rows, outs, width, "fp8", "cuda")
+    bound = row_bound(*arguments[2:], bias)
+    truth8, truth_scale = kernels.linear8_gelu(*arguments, bias, bound, backend="torch")
+    for tma in (None, False):
+        y8, y_scale = launch.linear8_gelu(*arguments, bias, bound, tma=tma)
+        torch.testing.assert_close(y_scale, truth_scale)
+        assert (y8.float() != truth8.float()).float().mean() < 3e-2 and distance(y8, truth8) < 1.5e-2
 
 
 @pytest.mark.gpu

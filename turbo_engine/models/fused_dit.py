@@ -58,7 +58,8 @@ class FusedBlock(nn.Module):
         x, h = add_norm(x, attn.o(o.transpose(1, 2).flatten(2)), gate1, *norm3, dtype, _format(cross.q))
         o = fused_attention(heads(cross.q(h), cross.norm_q, None), *context)
         x, h = add_norm(x, cross.o(o.transpose(1, 2).flatten(2)), None, scale2, shift2, dtype, _format(up))
-        h = kernels.gelu_rows(up(h), format=_format(down), backend=self.backend)
+        fuse = getattr(up, "fuse_gelu", False)
+        h = up.gelu(h) if fuse else kernels.gelu_rows(up(h), format=_format(down), backend=self.backend)
         return add_norm(x, down(h), gate2, *following)
 
 
