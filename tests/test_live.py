@@ -344,6 +344,41 @@ def test_a_render_that_failed_while_its_page_was_away_says_so_when_it_is_back():
     run(scenario, engine)
 
 
+class NarrowEngine(FakeEngine):
+    """Has room for one of its two models."""
+
+    def describe(self):
+        return {**super().describe(), "live_pauses": True}
+
+
+def test_previews_wait_for_a_full_render_where_both_models_do_not_fit_and_pages_are_told():
+    engine = NarrowEngine(step_s=0.02)
+
+    async def scenario(desk):
+        page, other = Page(desk), Page(desk)
+        page.edit(1, "a robot")
+        clip = await page.until(type="clip", generation=1, kind=TURBO)
+        page.render(2, "a robot", num_steps=30)
+        await page.until(type="progress", generation=2, stage="denoise", step=1)
+        page.edit(3, "a rocket")
+        page.edit(4, "a ship")
+        for each in (page, other):
+            assert (await each.until(type="live", paused=True))
+        late = Page(desk)
+        assert (await late.until(type="live"))["paused"]
+        await page.until(type="clip", kind=FULL)
+        await page.until(type="clip", generation=4, kind=TURBO)
+        assert prompts(engine.requests) == ["a penguin", "a robot", "a robot", "a ship"] and clip["seed"] == 7
+        assert [m["paused"] for m in page.of("live")] == [False, True, False]
+        page.render(5, "a cat", num_steps=50)
+        await page.until(type="progress", generation=5, stage="denoise", step=1)
+        desk.cancel(page.session)                               # one that is cancelled lets them go, too
+        page.edit(6, "a dog")
+        await page.until(type="clip", generation=6, kind=TURBO)
+        page.close(), other.close(), late.close()
+    run(scenario, engine)
+
+
 def test_a_waiting_preview_goes_before_a_waiting_full_render():
     engine = FakeEngine(step_s=0.05)
 

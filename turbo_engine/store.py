@@ -32,7 +32,7 @@ from turbo_engine.types import Result
 
 KEY_FIELDS = ("preset", "mode", "prompt", "negative_prompt", "seed", "sampler", "num_steps", "guidance_scale",
               "width", "height", "num_frames")
-"""Two recipes that agree in these are one clip; spaces in the prompts do not count."""
+"""Two recipes that agree in these, and in the picture they start from, are one clip; spaces in the prompts do not count."""
 UNDO_S = 600.0               # how long a deleted clip can be brought back
 
 _FACTS = {"prompt": str, "mode": str, "seed": int, "fps": int, "num_frames": int, "width": int, "height": int}
@@ -162,6 +162,11 @@ class Store:
         rows = self._read(f"SELECT {_COLUMNS} FROM clips INDEXED BY newest WHERE {' AND '.join(where)} "
                           "ORDER BY created DESC LIMIT ?", *values, min(max(int(limit), 1), _MAX_LIMIT))
         return [self._entry(row) for row in rows]
+
+    def pictures(self) -> set[str]:
+        """SHA-256 of every picture that a clip starts from, those of deleted clips too while they can be brought back."""
+        rows = self._read("SELECT DISTINCT json_extract(recipe, '$.image_sha256') FROM clips")
+        return {name for (name,) in rows if name}
 
     def thumbnail(self, clip_id: str) -> bytes:
         """A small JPEG, of a deleted clip too while it can be brought back."""
@@ -338,6 +343,8 @@ def _folded(text: str) -> str:
 def _key(recipe: Mapping) -> str:
     asked = {name: recipe.get(name) for name in KEY_FIELDS}
     asked |= {name: " ".join((asked[name] or "").split()) for name in ("prompt", "negative_prompt")}
+    if recipe.get("image_sha256"):
+        asked["image_sha256"] = recipe["image_sha256"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

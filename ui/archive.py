@@ -18,6 +18,7 @@ from turbo_engine.store import Entry, Store, StoreError
 from turbo_engine.types import Result
 
 from .clips import Clip, Edit
+from .pictures import picture_of
 
 log = logging.getLogger("rushes.history")
 
@@ -86,7 +87,7 @@ class Archive:
             raise StoreError("This clip is no longer in the history.")
         return Edit(generation, entry.prompt, entry.seed, entry.mode, entry.recipe.get("num_steps"),
                     entry.recipe.get("sampler") if entry.mode == "turbo" else None, entry.negative_prompt,
-                    entry.width, entry.height, entry.num_frames, saved=clip_id)
+                    entry.width, entry.height, entry.num_frames, picture_of(entry.recipe), saved=clip_id)
 
     def recall(self, clip_id: str, decode: Callable[[np.ndarray], np.ndarray]) -> Result:
         """A kept clip with lossless frames again, by the decoder that runs now. Raises: StoreError."""
@@ -100,4 +101,5 @@ def describe(entry: Entry) -> dict:
     """What the filmstrip shows of a clip, JSON-ready."""
     return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode,
             "negative_prompt": entry.negative_prompt, "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"),
-            "width": entry.width, "height": entry.height, "num_frames": entry.num_frames, "took_s": entry.took_s, "starred": entry.starred}
+            "width": entry.width, "height": entry.height, "num_frames": entry.num_frames, "took_s": entry.took_s, "starred": entry.starred,
+            "image_sha256": entry.recipe.get("image_sha256", "")}

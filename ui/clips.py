@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from turbo_engine.types import Request, Result
 
+from .pictures import Picture
+
 
 @dataclass(frozen=True)
 class Edit:
     """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
 
-    width, height, num_frames: None is as the preset says. saved: id of a clip in the history, which is to be shown and not made.
+    width, height, num_frames: None is as the preset says. picture: the clip's first frame, where the preset takes one. saved: id of a clip in the history, which is to be shown and not made.
     place: "a" or "b" of a pair to compare, where it is for that; such a clip always comes from its kept latent.
     """
 
@@ -29,6 +31,7 @@ class Edit:
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
+    picture: Picture | None = None
     saved: str | None = None
     place: str | None = None
 
@@ -41,11 +44,12 @@ class Edit:
         if self.place is not None:
             return "kept", self.saved
         return (self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split()),
-                self.width, self.height, self.num_frames)
+                self.width, self.height, self.num_frames, self.picture)
 
     def request(self) -> Request:
         return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler,
-                       negative_prompt=self.negative_prompt, width=self.width, height=self.height, num_frames=self.num_frames)
+                       negative_prompt=self.negative_prompt, width=self.width, height=self.height, num_frames=self.num_frames,
+                       image=self.picture.data if self.picture else b"")
 
 
 @dataclass(frozen=True)

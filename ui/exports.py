@@ -23,7 +23,7 @@ log = logging.getLogger("rushes.export")
 
 JOBS_KEPT = 6
 MAX_DROPPED_BYTES = 256 << 20     # a dropped file, for its recipe
-_RESTORED = ("prompt", "negative_prompt", "seed", "mode", "num_steps", "sampler", "preset", "width", "height", "num_frames")
+_RESTORED = ("prompt", "negative_prompt", "seed", "mode", "num_steps", "sampler", "preset", "width", "height", "num_frames", "image_sha256")
 
 
 class ExportJob:

@@ -26,6 +26,7 @@ from .clips import Edit
 from .exports import add_export_routes
 from .history import add_history_routes
 from .live import Desk, Session
+from .pictures import Picture, Pictures, add_picture_routes
 from .scores import Scores
 
 log = logging.getLogger("rushes.live")
@@ -44,16 +45,20 @@ MAX_SEED = 2**32 - 1
 PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be known by after a reload
 
 
-def opening_of(preset: Preset) -> Edit:
-    """The edit a page with untouched controls asks for."""
+def opening_of(preset: Preset) -> Edit | None:
+    """The edit a page with untouched controls asks for; None where that waits for a picture to start from."""
     clip = preset.clip
+    if preset.takes_image:
+        return None
     return replace(OPENING, num_steps=preset.turbo.num_steps, sampler=preset.turbo.sampler, width=clip.width, height=clip.height,
                    num_frames=clip.num_frames)
 
 
 def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:
     hello = {"type": "hello", **describe_page(preset)}
-    scores = Scores()
+    scores, pictures = Scores(), Pictures(data_dir / "pictures")
+    if desk.archive is not None:
+        pictures.sweep(desk.archive.store.pictures())
 
     @app.websocket("/rt/ws")
     async def live(websocket: WebSocket):
@@ -65,7 +70,7 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
         sending = asyncio.create_task(_send(websocket, session))
         try:
             while True:
-                _obey(desk, session, await websocket.receive_text())
+                _obey(desk, pictures, session, await websocket.receive_text())
         except (WebSocketDisconnect, KeyError):     # KeyError: a binary message, which this socket has no use for
             pass
         finally:
@@ -108,6 +113,7 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
         return FileResponse(Path(__file__).parent / "viewer" / "manifest.json", media_type="application/manifest+json")
 
     add_export_routes(app, desk.clips)
+    add_picture_routes(app, pictures)
     if desk.archive is not None:
         add_history_routes(app, desk.archive)
     app.mount("/rt/viewer", _Fresh(directory=Path(__file__).parent / "viewer"))
@@ -132,10 +138,12 @@ async def _send(websocket: WebSocket, session: Session) -> None:
                 await websocket.send_text(payload)
 
 
-def _obey(desk: Desk, session: Session, text: str) -> None:
+def _obey(desk: Desk, pictures: Pictures, session: Session, text: str) -> None:
     """One message of the page. What is not one of ours is answered with an error and changes nothing."""
     try:
         op, edit = read_message(text)
+        if edit is not None and edit.picture is not None:
+            edit = replace(edit, picture=_kept(pictures, edit.picture.id))
     except ValueError as error:
         return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
     if op in ("open", "pick") and desk.archive is not None:
@@ -152,6 +160,13 @@ def _obey(desk: Desk, session: Session, text: str) -> None:
         desk.edit(session, edit)
     else:
         desk.render(session, edit)
+
+
+def _kept(pictures: Pictures, picture_id: str) -> Picture:
+    picture = pictures.get(picture_id)
+    if picture is None:
+        raise ValueError("image: expected a picture that is kept here, found none of that name; choose it again")
+    return picture
 
 
 def read_message(text: str) -> tuple[str, Edit | None]:
@@ -186,6 +201,7 @@ def read_message(text: str) -> tuple[str, Edit | None]:
         sampler=str(message["sampler"])[:40] if op == "edit" and message.get("sampler") else None,
         negative_prompt=str(message.get("negative_prompt") or "") if op == "final" else "",
         width=whole_or_none("width"), height=whole_or_none("height"), num_frames=whole_or_none("num_frames"),
+        picture=Picture(str(message["image_sha256"])[:64]) if message.get("image_sha256") else None,
     )
 
 
@@ -201,6 +217,7 @@ def describe_page(preset: Preset) -> dict:
     """What the page needs before the engine is there: menus, the opening shot, the words of the taught world."""
     return {
         "preset": preset.name,
+        "takes_image": preset.takes_image,
         "clip": {
             "fps": preset.clip.fps, "width": preset.clip.width, "height": preset.clip.height, "num_frames": preset.clip.num_frames,
             "sizes": list(preset.clip.menu), "lengths": list(preset.clip.lengths), "max_num_frames": preset.clip.max_num_frames,

@@ -184,13 +184,14 @@ class Desk:
     """Owns the engine and its one thread.
 
     make_engine: returns an engine; called and loaded on the worker thread, since that takes seconds.
-    opening: the edit a fresh page shows; made once after loading, so that the first page is met by a picture.
+    opening: the edit a fresh page shows; made once after loading, so that the first page is met by a picture. None where a clip
+        starts from a picture.
     archive: where finished clips are kept; None keeps them in memory alone.
     """
 
     pages_kept = 50         # whose last full render is sent again when they come back
 
-    def __init__(self, make_engine: Callable[[], object], opening: Edit, *, clips: Clips | None = None, archive: Archive | None = None):
+    def __init__(self, make_engine: Callable[[], object], opening: Edit | None, *, clips: Clips | None = None, archive: Archive | None = None):
         self.opening = opening
         self.clips = clips or Clips()
         self.archive = archive
@@ -198,6 +199,7 @@ class Desk:
             archive.on_kept = lambda entry: self._tell_all({"type": "kept", "entry": describe(entry)})
             archive.on_trouble = lambda line: self._tell_all({"type": "trouble", "message": line})
         self.state, self.message, self.about = "loading", "Loading the model", {}
+        self.live_paused = False        # previews wait for the end of a full render: both models do not fit together
         self._make_engine = make_engine
         self._engine = None
         self._sessions: list[Session] = []
@@ -215,7 +217,7 @@ class Desk:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for wait_s in (0.3 * timeout_s, 0.7 * timeout_s):
+        for wait_s in (0.0 if self.state == "loading" else 0.3 * timeout_s, 0.7 * timeout_s):
             if self._thread.is_alive():
                 self._thread.join(wait_s)
             if self._engine is not None:            # ends a step that takes too long, too
@@ -230,6 +232,7 @@ class Desk:
         with self._changed:
             self._sessions.append(session)
             session.post(self._engine_message())
+            session.post(self._live_message())
             job = self._renders.get(session.page)
             if job is not None:
                 session.post(_render_message(job.edit))
@@ -301,13 +304,15 @@ class Desk:
             self._engine.load(self._engine_turned)
             about = self._engine.describe()
         except Exception as error:
+            if self._stopping:
+                return
             if isinstance(error, TurboError):
                 log.error("%s", error)
             else:
                 log.exception("the engine could not be loaded")
             return self._turn("failed", f"The model could not be loaded: {error}", {})
         self._turn("ready", "", about)
-        job = Job(self.opening, "")
+        job = Job(self.opening, "") if self.opening is not None else self._next_job()
         while job is not None:
             self._attempt(job)
             job = self._next_job()
@@ -334,14 +339,18 @@ class Desk:
                 self._changed.wait()
         return None
 
-    def _next_above(self, rank: int) -> Job | None:
-        renders = (job for job in self._renders.values() if job.rank < rank)
-        return self._next_preview() or min(renders, key=lambda job: job.rank, default=None)
+    def _next_above(self, rank: int, under_way: Job | None = None) -> Job | None:
+        renders = (job for job in self._renders.values() if job.rank < rank and self._fits_beside(job.edit, under_way))
+        return self._next_preview(under_way) or min(renders, key=lambda job: job.rank, default=None)
 
-    def _next_preview(self) -> Job | None:
+    def _fits_beside(self, edit: Edit, job: Job | None) -> bool:
+        """Whether it can be made while a job stands still: the other model may not fit into memory with this one."""
+        return job is None or not self.about.get("live_pauses") or edit.saved is not None or edit.mode == job.edit.mode
+
+    def _next_preview(self, under_way: Job | None) -> Job | None:
         """Pages in turn."""
         for session in self._sessions:
-            if session.waiting is not None:
+            if session.waiting is not None and self._fits_beside(session.waiting, under_way):
                 edit, session.waiting = session.waiting, None
             elif session.picked:
                 edit = session.picked.pop(next(iter(session.picked)))
@@ -351,13 +360,27 @@ class Desk:
             return Job(edit, session.page, session)
         return None
 
+    @contextlib.contextmanager
+    def _live_held(self, edit: Edit):
+        """Tell the pages that previews wait, while a full render is made that leaves no room for them."""
+        if edit.mode != "full" or not self.about.get("live_pauses") or self.live_paused:
+            yield
+            return
+        try:
+            self.live_paused = True
+            self._tell_all(self._live_message())
+            yield
+        finally:
+            self.live_paused = False
+            self._tell_all(self._live_message())
+
     def _serve_others(self, job: Job) -> None:
         """Between two blocks of a render: all that waits and goes before it."""
         while True:
             with self._changed:
                 if self._is_unwanted(job):
                     raise _Dropped
-                other = self._next_above(job.rank)
+                other = self._next_above(job.rank, job)
             if other is None:
                 return
             self._attempt(other)
@@ -374,7 +397,7 @@ class Desk:
             result = self.archive.recall(edit.saved, self._engine.decode)
             return self._finish(job, result, self._report(job), started, None)
         give_way = (lambda: self._serve_others(job)) if job.render else None
-        with contextlib.closing(self._engine.generate(edit.request(), give_way=give_way)) as events:
+        with self._live_held(edit), contextlib.closing(self._engine.generate(edit.request(), give_way=give_way)) as events:
             for event in events:
                 if isinstance(event, Result):
                     result = event
@@ -419,7 +442,7 @@ class Desk:
     def _show_progress(self, job: Job, event: Progress) -> None:
         message = {
             "type": "progress", "generation": job.edit.generation, "mode": job.edit.mode, "stage": event.stage,
-            "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s,
+            "step": event.step, "num_steps": event.num_steps, "elapsed_s": event.elapsed_s, "eta_s": event.eta_s, "expert": event.expert,
         }
         job.progress = message
         self._tell(job, message, tag=PROGRESS if job.render else "turbo progress")
@@ -533,6 +556,9 @@ class Desk:
         if state != "ready" or self.about:          # the first time the worker says so, when it knows what runs
             self._turn(state, line, {} if state == "failed" else self.about)
 
+    def _live_message(self) -> dict:
+        return {"type": "live", "paused": self.live_paused}
+
     def _engine_message(self) -> dict:
         return {"type": "engine", "state": self.state, "message": self.message, "about": self.about}
 
@@ -541,7 +567,7 @@ def _shot(edit: Edit, frames, num_frames: int | None) -> dict:
     """What every clip says of its shot. frames: uint8 [T, H, W, 3], the first few of a rough one."""
     height, width = frames.shape[1:3]
     return {"generation": edit.generation, "mode": edit.mode, "prompt": edit.words, "seed": edit.seed,
-            "width": width, "height": height, "num_frames": num_frames}
+            "width": width, "height": height, "num_frames": num_frames, "image_sha256": edit.picture.id if edit.picture else ""}
 
 
 def _render_message(edit: Edit) -> dict:

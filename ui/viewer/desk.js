@@ -20,7 +20,8 @@ import { parseFrame, sideOf } from "./wire.js";
 import { Zoom } from "./zoom.js";
 
 const ZOOM_STEP = 1.5;
-const SHOT = ["prompt", "seed", "width", "height", "num_frames"];      // two clips that agree in these are one shot
+const SHOT = ["prompt", "seed", "width", "height", "num_frames", "image_sha256"];      // two clips that agree in these are one shot
+const WAITS = "Live waits until the full render is done: both models do not fit into memory together.";
 const PICKED = ["a", "b"], SIDES = ["turbo", "full", ...PICKED];      // from the history, and of this shot
 
 export function mount(root) {
@@ -28,8 +29,8 @@ export function mount(root) {
 }
 
 /** What the panel takes over of a clip: its steps are those of its own mode. */
-function controlsOf({ prompt, seed, mode, num_steps: steps, sampler, negative_prompt, width, height, num_frames }) {
-  const clip = { prompt, seed, width, height, num_frames };
+function controlsOf({ prompt, seed, mode, num_steps: steps, sampler, negative_prompt, width, height, num_frames, image_sha256 = "" }) {
+  const clip = { prompt, seed, width, height, num_frames, image_sha256 };
   return mode === "full" ? { ...clip, full_steps: steps, negative_prompt } : { ...clip, num_steps: steps, sampler };
 }
 
@@ -46,14 +47,14 @@ class Desk {
     this.full = null;               // the last full clip; shown beside the turbo clip of the same words and seed
 
     this.facts = new Facts(desk);
-    this.panel = new Panel(desk, { onEdit: () => this.edited() });
+    this.panel = new Panel(desk, { onEdit: () => this.edited(), onTrouble: (line) => this.facts.say(line, "error") });
     this.control = new FinalControl(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
     this.$(".export-open").addEventListener("click", () => this.export.open());
     this.paused = false;
     this.$(".pause-live").addEventListener("click", () => this.pauseLive());
     this.$(".keys-open").addEventListener("click", () => this.$(".keys").showModal());
     this.$(".keys-close").addEventListener("click", () => this.$(".keys").close());
-    this.drop = new Drop(desk, (file) => this.restore(file));
+    this.drop = new Drop(desk, (file) => (this.panel.first.fits(file) ? this.panel.first.take(file) : this.restore(file)));
     this.memory = new Memory();
     this.picks = new Picks(this.memory.picks, { ask: (...pick) => this.askPick(...pick), onChange: () => this.picked() });
     this.history = new History(desk, {
@@ -115,6 +116,8 @@ class Desk {
   /** Ask for what the controls say now. A lost connection asks again by itself when it is back. how: instead of making it, say. */
   ask(how = { op: "edit" }) {
     if (!this.hello) return;
+    this.readyToAsk();
+    if (this.panel.lacking) return;
     if (this.paused && how.op === "edit") {
       this.memory.shot = this.panel.state();
       return;
@@ -124,9 +127,16 @@ class Desk {
     this.edits.set(edit.generation, this.asked);
     this.memory.shot = this.panel.state();
     this.desk.dataset.asked = edit.generation;
-    this.facts.say("");
+    this.facts.say(this.waits ? WAITS : "");
     this.markStale();
     this.socket.send({ ...how, ...edit });
+  }
+
+  /** Whether there is a model, and all that it starts from. */
+  readyToAsk() {
+    const { lacking } = this.panel;
+    this.control.enable(this.desk.dataset.engine === "ready" && !lacking);
+    if (this.desk.dataset.engine === "ready") this.$(".side-turbo .blank").textContent = lacking;
   }
 
   renderFull() {
@@ -221,8 +231,10 @@ class Desk {
     switch (message.type) {
       case "hello": return this.welcome(message);
       case "engine": return this.engineIs(message);
+      case "live": return this.liveIs(message);
       case "words": return this.panel.showWords(message, () => this.isCurrent(message.generation));
-      case "progress": return message.mode === "full" ? isFinal && this.control.progress(message) : this.progress(message);
+      case "progress": this.noteIsOver();
+        return message.mode === "full" ? isFinal && this.control.progress(message) : this.progress(message);
       case "clip": return this.clipComes(message);
       case "same": return this.same(message);
       case "render": return this.renderIs(message);
@@ -240,6 +252,7 @@ class Desk {
     const first = !this.hello;
     this.hello = hello;
     if (first) this.panel.fill(hello);
+    this.desk.dataset.takesImage = hello.takes_image;
     this.history.load();
     if (first && !this.panel.touched) this.panel.set(this.memory.shot ?? hello.opening);
     this.picks.askAgain();
@@ -263,12 +276,35 @@ class Desk {
   engineIs({ state, message, about }) {
     this.desk.dataset.engine = state;
     this.about = about;
-    this.control.enable(state === "ready");
+    this.readyToAsk();
     this.$(".pause-live").hidden = state !== "ready";
-    this.facts.lamp(state, { ready: "Live", failed: "No model" }[state] ?? "Loading the model");
-    if (state === "ready") return this.facts.running(about);
+    this.showLamp();
+    if (state === "ready") {
+      if (message || this.note) this.facts.say(message);        // a network that is read when it is first needed
+      this.note = message;
+      return this.facts.running(about);
+    }
     this.$(".side-turbo .blank").textContent = message;
     if (state === "failed") this.facts.say(message, "error");
+  }
+
+  showLamp() {
+    const { engine } = this.desk.dataset, state = engine === "ready" && this.waits ? "paused" : engine;
+    this.facts.lamp(state, { ready: "Live", paused: "Live paused", failed: "No model" }[state] ?? "Loading the model");
+  }
+
+  /** What was read has been read: the work goes on. */
+  noteIsOver() {
+    if (this.note) this.facts.say(this.waits ? WAITS : "");
+    this.note = "";
+  }
+
+  /** paused: previews wait for a full render, since both models do not fit into memory together. */
+  liveIs({ paused }) {
+    if (paused === Boolean(this.waits)) return;
+    this.waits = paused;
+    this.showLamp();
+    this.facts.say(paused ? WAITS : "");
   }
 
   /** The newest edit means what an older one meant: its clip counts for both. */
@@ -278,7 +314,8 @@ class Desk {
     this.markStale();
   }
 
-  progress({ stage, step, num_steps: steps }) {
+  progress({ stage, step, num_steps: steps, expert }) {
+    if (expert && this.sides.includes("turbo")) this.$(".side-turbo .side-facts").textContent = `step ${step} of ${steps} · ${expert}`;
     this.thread(stage === "text" ? 0.05 : stage === "decode" ? 0.85 : 0.05 + (0.8 * step) / steps);
   }
 

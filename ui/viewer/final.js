@@ -21,12 +21,12 @@ export class FinalControl {
     this._show(0, text);
   }
 
-  progress({ stage, step, num_steps: steps, eta_s: eta }) {
+  progress({ stage, step, num_steps: steps, eta_s: eta, expert }) {
     if (stage === "text") return this._show(0, "Reading the prompt");
     if (stage === "decode") return this._show(1, "Decoding");
     this._steps = steps;
     const left = eta == null ? "" : ` · about ${Math.max(1, Math.round(eta))} s left`;
-    return this._show(step / steps, `Step ${step} of ${steps}${left}`);
+    return this._show(step / steps, `Step ${step} of ${steps}${expert ? ` · ${expert}` : ""}${left}`);
   }
 
   idle() {

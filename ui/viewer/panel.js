@@ -1,6 +1,7 @@
 // The panel: what a person asks for. Prompt, seed, steps, sampler, size and length; examples, taught words, and what to say about the untaught.
 
 import { ClipMenu } from "./clipmenu.js";
+import { FirstFrame } from "./firstframe.js";
 import { chip, element, optionsInto } from "./dom.js";
 import { put, replaceWord } from "./phrases.js";
 
@@ -10,12 +11,13 @@ const MAX_SEED = 2 ** 32 - 1;
 const WORDS_PAUSE_MS = 500;
 
 export class Panel {
-  /** onEdit(): the person asks for something else. touched: whether they ever did. */
-  constructor(root, { onEdit }) {
+  /** onEdit(): the person asks for something else. onTrouble(line). touched: whether they ever did. */
+  constructor(root, { onEdit, onTrouble }) {
     this.$ = (selector) => root.querySelector(selector);
     this.touched = false;
     this._onEdit = onEdit;
-    this._clip = new ClipMenu(root, { onChange: () => this._changed() });
+    this._clip = new ClipMenu(root, { onChange: () => this._resized() });
+    this.first = new FirstFrame(root, { onChange: () => this._changed(), onTrouble, size: () => this._clip.wish() });
     this._bind();
   }
 
@@ -27,7 +29,13 @@ export class Panel {
       num_steps: Number(this.$(".steps input:checked").value),
       sampler: this.$(".sampler").value,
       ...this._clip.wish(),
+      image_sha256: this.first.id,
     };
+  }
+
+  /** What is missing before a clip can be asked for, in plain words, or "". */
+  get lacking() {
+    return this.first.wanted && !this.first.id ? "Choose a picture to start from, or drop one here" : "";
   }
 
   /** What a full render shall keep out. */
@@ -43,6 +51,7 @@ export class Panel {
   fill(hello) {
     this._preset = hello.preset;
     this._clip.fill(hello.clip);
+    this.first.wanted = hello.takes_image;
     for (let n = 1; n <= hello.turbo.max_steps; n += 1) {
       const label = element("label");
       label.append(element("input", { type: "radio", name: "rushes-steps", value: n, checked: n === hello.turbo.num_steps }),
@@ -64,7 +73,7 @@ export class Panel {
 
   /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. Returns: a plain sentence on what
    *  this preset does not make, or "". */
-  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked, ...clip }) {
+  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked, image_sha256: picture, ...clip }) {
     this.$(".prompt").value = prompt;
     this.$(".seed").value = seed;
     const choice = this.$(`.steps input[value="${Number(steps)}"]`);
@@ -75,7 +84,10 @@ export class Panel {
     }
     if (negative !== undefined) this.$(".negative").value = negative;
     if (locked !== undefined && locked !== this._locked) this.toggleLock();
-    return this._clip.set(clip);
+    const refused = this._clip.set(clip);
+    if (picture !== undefined) this.first.set(picture);
+    this.first.resized();
+    return refused;
   }
 
   reroll() {
@@ -112,6 +124,11 @@ export class Panel {
   _typed() {
     if (this._locked) this._changed();
     else this.reroll();
+  }
+
+  _resized() {
+    this.first.resized();
+    this._changed();
   }
 
   _changed() {

@@ -1,0 +1,33 @@
+"""The app on an engine that has room for one network at a time: `python -m tests.browser.small_memory PRESET.toml DATA_DIR`. For the browser tests only."""
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import app
+from turbo_engine.presets import load_preset
+
+
+def small_engine(preset: str):
+    """An engine on the CPU with a memory plan of a small GPU."""
+    from turbo_engine.engine import Engine
+
+    class SmallEngine(Engine):
+        def load(self, on_state=None):
+            super().load(on_state)
+            self._family.memory = replace(self._family.memory, networks=1)
+            return self
+
+    return SmallEngine(preset, device="cpu")
+
+
+def main() -> int:
+    from turbo_engine.worker import Worker
+
+    def make_engine(*_):
+        return Worker(sys.argv[1], factory="tests.browser.small_memory:small_engine")
+
+    return app.serve(make_engine, load_preset(sys.argv[1]), port=0, data_dir=Path(sys.argv[2]), open_browser=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
