@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -52,9 +53,11 @@ def serve(
     make_engine: Callable[[Path], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool
 ) -> int:
     """Run the app until Ctrl-C; returns the exit code. make_engine gets the data folder, and is called on the desk's worker thread."""
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     from turbo_engine.store import Store, StoreError
+    from ui.ending import Ending
     from ui.guard import Guard, new_token
+    ending = Ending()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         listener = _listen(port)
         data_dir = _data_folder(data_dir)
@@ -62,6 +65,7 @@ def serve(
         token, token_file = new_token(data_dir)
     except (OSError, StoreError) as error:
         return _refuse(str(error))
+    ending.leftovers.append(token_file)
     for note in store.notes:
         print(f"app.py: {note}", file=sys.stderr)
     port = listener.getsockname()[1]
@@ -90,6 +94,7 @@ def serve(
                     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
         async def shutdown(self, sockets=None):
+            ending.limit()
             api.close()                             # else it waits for calls that wait for the engine
             await super().shutdown(sockets)
 
@@ -97,13 +102,12 @@ def serve(
         Guard(site, port, token), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=1,         # whoever may connect could else name itself as it likes
     ))
+    ending.serving(server)
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:                       # uvicorn has shut down by now and hands the signal on
-        pass
     finally:
-        desk.stop()
-        token_file.unlink(missing_ok=True)
+        desk.stop(5.0)
+        ending.clean_up()
     return 0
 
 
@@ -150,4 +154,8 @@ def _refuse(line: str, code: int = 2) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:                       # before there was anything to end
+        sys.exit(130)

@@ -160,8 +160,8 @@ def main() -> None:
     faulthandler.enable(stacks)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, stacks)
+    threading.Thread(target=child.listen, daemon=True).start()         # from now on: it may be told to go while it loads
     child.load(arguments)
-    threading.Thread(target=child.listen, daemon=True).start()
     child.work()
 
 
