@@ -12,6 +12,7 @@ from turbo_engine.weights.architecture import elements, is_block_linear, shapes_
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
 PROMPTS = 1 << 30            # bytes of keys and values of prompts kept where there is room
 GIB = 1 << 30
+SIZES = [8, 12, 16, 24, 48, 80]
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,9 @@ def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), full: bool = 
             needed = max(networks + busiest, text)
         else:
             needed = networks + max(busiest, text)
-        all_stay = "turbo and full stay" if full else "turbo stays"
-        words = (all_stay if count == 2 * experts else "turbo or full at a time" if count == experts else "one expert at a time",
-                 "8-bit weights" if eight_bit else "",
-                 "text encoder stays" if where == "device" else f"text encoder comes for each new prompt{' in 8 bits' if text_8bit else ''}"
+        together = "all networks stay" if count == 2 * experts else "one network at a time" if count == 1 else "two networks at a time"
+        words = (together, "8-bit weights" if eight_bit else "",
+                 "text encoder stays" if where == "device" else f"text encoder comes{' in 8 bits' if text_8bit else ''} for each new prompt"
                  f"{' in place of the network' if make_room else ''}",
                  "decoding in tiles" if tile else "")
         result.append(MemoryPlan(count, eight_bit, where, text_8bit, make_room, prompts, tile, graphs, needed + prompts + vae + RESERVE,
@@ -106,20 +106,25 @@ def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), f
                      "close other programs that use the GPU, or choose a smaller preset")
 
 
+def table(sizes: list[float]) -> list[str]:
+    """What `choose` says for each Wan preset and size in GiB, as lines of Markdown."""
+    presets = [preset for name in list_presets() if (preset := load_preset(name)).files is not None]
+    lines = [f"| free GiB | {' | '.join(preset.name for preset in presets)} |", "| --- " * (len(presets) + 1) + "|"]
+    for size in sizes:
+        cells = []
+        for preset in presets:
+            try:
+                cells.append(choose(preset, int(size * GIB)).line)
+            except TurboError:
+                cells.append(f"no, {min(plan.needed for plan in plans(preset)) / GIB:.1f} needed")
+        lines.append(f"| {size:g} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m turbo_engine.plan", description="How each preset would use a GPU's memory.")
-    parser.add_argument("--vram", type=float, nargs="*", default=[8, 12, 16, 24, 48, 80], help="GiB of free memory")
-    sizes = parser.parse_args().vram
-    for name in list_presets():
-        preset = load_preset(name)
-        if preset.files is None:
-            continue
-        for size in sizes:
-            try:
-                plan = choose(preset, int(size * GIB))
-                print(f"{name:24} {size:4g} GiB  {plan.needed / GIB:5.1f} needed  {plan.line}")
-            except TurboError as error:
-                print(f"{name:24} {size:4g} GiB  no: {str(error).partition(', found')[0].partition('expected ')[2]}")
+    parser.add_argument("--vram", type=float, nargs="*", default=SIZES, help="GiB of free memory")
+    print("\n".join(table(parser.parse_args().vram)))
 
 
 if __name__ == "__main__":
