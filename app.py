@@ -28,11 +28,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--download-full", action="store_true", help="get the full networks as well")
     parser.add_argument("--port", type=int, help=f"port on {HOST} (default: {PORT}, or the next free one; 0: any)")
     parser.add_argument("--data-dir", type=Path, help="folder for this app's files (default: the user's data folder)")
+    parser.add_argument("--lan", nargs="?", const="", metavar="ADDRESS", help="let guests of the local network watch and make clips, "
+                        "each by an address that works once (default: this machine's own address)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
     flags = parser.parse_args(argv)
 
     from turbo_engine.errors import TurboError
-    from turbo_engine.parts import prepare
+    from turbo_engine.parts import prepare, why_not_ready
     from turbo_engine.presets import load_preset
     try:
         preset = load_preset(flags.preset)
@@ -42,24 +44,35 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refuse("stopped; what was downloaded stays, and goes on from there", code=130)
 
-    def make_engine(data_dir: Path):
+    def make_engine(preset, data_dir: Path):
         from turbo_engine.worker import Worker
         return Worker(preset, weights=flags.weights, reports=data_dir / "crashes")
 
-    return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser)
+    return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser,
+                 why_not=lambda preset: why_not_ready(preset, flags.weights), lan=flags.lan)
 
 
 def serve(
-    make_engine: Callable[[Path], object], preset, *, port: int | None, data_dir: Path | None, open_browser: bool
+    make_engine: Callable, preset, *, port: int | None, data_dir: Path | None, open_browser: bool, others=None, why_not: Callable | None = None,
+    lan: str | None = None,
 ) -> int:
-    """Run the app until Ctrl-C; returns the exit code. make_engine gets the data folder, and is called on the desk's worker thread."""
+    """Run the app until Ctrl-C; returns the exit code.
+
+    make_engine(preset, data_dir) is called on the desk's worker thread, again for each preset that a person switches to. others,
+    why_not: as `ui.models.Models` has them. lan: an address of this machine at which guests may come in, "" for the one it goes out by.
+    """
     from turbo_engine.store import Store, StoreError
     from ui.ending import Ending
     from ui.guard import Guard, new_token
+    from ui.lan import Lan, own_address
     ending = Ending()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        listener = _listen(port)
+        listeners = [_listen(port)]
+        port = listeners[0].getsockname()[1]
+        if lan is not None:
+            address = lan or own_address()
+            listeners.append(_listen(port, address))
         data_dir = _data_folder(data_dir)
         store = Store(data_dir)
         token, token_file = new_token(data_dir)
@@ -68,7 +81,7 @@ def serve(
     ending.leftovers.append(token_file)
     for note in store.notes:
         print(f"app.py: {note}", file=sys.stderr)
-    port = listener.getsockname()[1]
+    door = None if lan is None else Lan(address, port)
     url = f"http://{HOST}:{port}/"
     # Gradio reads these at import.
     os.environ.update(
@@ -76,20 +89,25 @@ def serve(
     )
 
     from ui.archive import Archive
-    from ui.handlers import opening_of
     from ui.live import Desk
-    desk = Desk(lambda: make_engine(data_dir), opening_of(preset), archive=Archive(store))
+    from ui.models import Models, opening_of
+    models = Models(preset, lambda preset: make_engine(preset, data_dir), others=others, **({"why_not": why_not} if why_not else {}))
+    desk = Desk(lambda: make_engine(preset, data_dir), opening_of(preset), archive=Archive(store))
     desk.start()                                    # the model loads while the page is built and served
 
     import uvicorn
     from ui.site import build_site
-    site, api = build_site(desk, preset, data_dir, port)
+    site, api, health = build_site(desk, models, data_dir, port, lan=door)
+    guard = Guard(site, port, token, lan=door)
+    health.refusals = guard.refusals
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None):
             await super().startup(sockets)
             if self.started:
                 print(f"Rushes is at {url}  (Ctrl-C ends it)\nThe token for code is in {token_file}", flush=True)
+                if door is not None:
+                    door.open(lambda url: print(f"For one guest: {url}", flush=True))
                 if open_browser:
                     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
@@ -99,25 +117,26 @@ def serve(
             await super().shutdown(sockets)
 
     server = Server(uvicorn.Config(
-        Guard(site, port, token), log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
+        guard, log_level="warning", ws_per_message_deflate=False, ws_max_size=1 << 18, server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=1,         # whoever may connect could else name itself as it likes
     ))
     ending.serving(server)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=listeners)
     finally:
         desk.stop(5.0)
+        health.close()
         ending.clean_up()
     return 0
 
 
-def _listen(port: int | None) -> socket.socket:
+def _listen(port: int | None, address: str = HOST) -> socket.socket:
     """A listening socket on the asked port, or on the first free one from PORT up. Raises: OSError in plain words."""
     for candidate in range(PORT, PORT + PORTS_TRIED) if port is None else (port,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, candidate))
+            listener.bind((address, candidate))
             listener.listen(128)
         except (OSError, OverflowError) as error:
             listener.close()
@@ -129,6 +148,9 @@ def _listen(port: int | None) -> socket.socket:
         raise OSError(f"port: expected a free one from {PORT} to {last}, all are taken; name one with --port")
     if isinstance(reason, OverflowError):
         raise OSError(f"port: expected 0 to 65535, got {port}")
+    if address != HOST:
+        raise OSError(f"lan: expected an address of this machine with port {port} free, {address} cannot be used ({reason.strerror}); "
+                      "name one, --lan ADDRESS")
     raise OSError(f"port: {port} cannot be used ({reason.strerror}); choose another with --port, or leave --port out")
 
 

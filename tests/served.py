@@ -32,12 +32,12 @@ class Site:
 
         from turbo_engine.store import Store
         from ui.archive import Archive
-        from ui.handlers import opening_of
         from ui.live import Desk
+        from ui.models import Models, opening_of
         from ui.site import build_site
         self.folder, self.engine, self.uploads = folder, FakeEngine(), Path(get_upload_folder())
         self.desk = Desk(lambda: self.engine, opening_of(self.engine.preset), archive=Archive(Store(folder)))
-        self.app, self.api = build_site(self.desk, self.engine.preset, folder, PORT, lan=lan)
+        self.app, self.api, self.health = build_site(self.desk, Models(self.engine.preset), folder, PORT, lan=lan)
 
     @property
     def store(self):

@@ -24,6 +24,7 @@ from turbo_engine.types import Request
 from ui.archive import Archive
 from ui.live import FULL, TURBO, Desk
 from ui.mcp import VERSIONS, Tool
+from ui.models import Models
 
 from test_live import OPENING, Page, open_desk, prompts
 
@@ -275,7 +276,7 @@ def test_a_function_that_breaks_is_told_without_its_insides(caplog):
 def at_desk(scenario, engine: FakeEngine, folder: Path) -> None:
     async def whole():
         async with open_desk(engine, archive=Archive(Store(folder))) as desk:
-            api = Api(desk, engine.preset, folder / "made")
+            api = Api(desk, Models(engine.preset), folder / "made")
             await scenario(desk, api)
     asyncio.run(whole())
 
@@ -426,7 +427,7 @@ def test_an_engine_that_cannot_load_is_told_to_those_who_wait(tmp_path):
         raise WeightsError("student.safetensors: expected 14 MB, found none; fetch it again")
     desk = Desk(make_engine, OPENING, archive=Archive(Store(tmp_path)))
     desk.start()
-    api = Api(desk, FakeEngine().preset, tmp_path / "made")
+    api = Api(desk, Models(FakeEngine().preset), tmp_path / "made")
     threading.Timer(0.2, started.set).start()
     with pytest.raises(TurboError, match="The model could not be loaded: student.safetensors"):
         api.preview("a robot")

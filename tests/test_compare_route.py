@@ -19,8 +19,10 @@ from turbo_engine.store import Store
 from turbo_engine.types import Request
 from ui.archive import Archive
 from ui.clips import Clip, Edit
-from ui.handlers import OPENING, _obey, add_routes, read_message
+from ui.handlers import _obey, add_routes, read_message
 from ui.live import PICKED_A, PICKED_B, TURBO, Desk
+from ui.models import OPENING, Models
+from ui.pictures import Pictures
 from ui.scores import Scores, score
 
 from test_live import Page, run
@@ -102,7 +104,7 @@ def desk() -> Desk:
 
 def get(desk: Desk, path: str, tmp_path) -> httpx.Response:
     app = FastAPI(openapi_url=None)
-    add_routes(app, desk, FakeEngine().preset, tmp_path)
+    add_routes(app, desk, Models(FakeEngine().preset), tmp_path)
 
     async def talk():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
@@ -159,12 +161,12 @@ def test_two_kept_clips_come_as_a_and_b_and_nothing_else_is_changed(tmp_path):
         await page.whole(1, TURBO)
         words = len(page.of("words"))
         for generation, (place, clip_id) in enumerate(zip("ab", kept), 2):
-            _obey(desk, page.session, json.dumps({"op": "pick", "place": place, "id": clip_id, "generation": generation}))
+            _obey(desk, Pictures(tmp_path / "pictures"), page.session, json.dumps({"op": "pick", "place": place, "id": clip_id, "generation": generation}))
         assert await page.whole(2, PICKED_A) == await page.whole(3, PICKED_B) == list(range(9))
         clips = [await page.until(type="clip", generation=generation) for generation in (2, 3)]
         assert [(one["mode"], one["prompt"], one["total"]) for one in clips] == [("full", "a robot", 9), ("turbo", "a robot", 9)]
         np.testing.assert_array_equal(desk.clips.get(clips[0]["id"]).result.frames, FakeEngine().decode(store.latent(kept[0])))
-        _obey(desk, page.session, json.dumps({"op": "pick", "place": "b", "id": kept[0], "generation": 4}))     # made before
+        _obey(desk, Pictures(tmp_path / "pictures"), page.session, json.dumps({"op": "pick", "place": "b", "id": kept[0], "generation": 4}))     # made before
         assert (await page.until(type="clip", generation=4))["id"] == clips[0]["id"]
         page.edit(5, "a  robot")
         assert await page.until(type="same", generation=5, **{"as": 1})
@@ -177,7 +179,7 @@ def test_two_kept_clips_come_as_a_and_b_and_nothing_else_is_changed(tmp_path):
 def test_a_pick_that_cannot_be_had_says_which(tmp_path):
     async def scenario(desk):
         page = Page(desk)
-        _obey(desk, page.session, json.dumps({"op": "pick", "place": "b", "id": "../../etc/passwd", "generation": 9}))
+        _obey(desk, Pictures(tmp_path / "pictures"), page.session, json.dumps({"op": "pick", "place": "b", "id": "../../etc/passwd", "generation": 9}))
         assert "no longer in the history" in (await page.until(type="error", mode="b", generation=9))["message"]
         page.close()
 

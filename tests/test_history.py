@@ -1,6 +1,7 @@
 """The history as the page meets it: what was made is kept, found, shown again as it was, starred, deleted and brought back."""
 import asyncio
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from turbo_engine.errors import OutputError
 from turbo_engine.fake import FakeEngine
-from turbo_engine.store import Store
+from turbo_engine.store import Store, StoreError
 from turbo_engine.types import Request
 from ui.archive import MOST_WAITING, Archive
 from ui.clips import Clip, Clips, Edit
@@ -172,3 +173,17 @@ def test_a_clip_that_is_gone_cannot_be_opened(archive):
 def test_an_opened_clip_counts_as_the_edit_that_made_it():
     assert Edit(1, "a robot", 7, "turbo", 4, "ode", saved="x").key == Edit(2, "a  robot", 7, "turbo", 4, "ode").key
     assert Clips().find(Edit(1, "a robot", 7)) is None
+
+
+def test_a_clip_of_another_model_is_seen_by_its_file_and_no_decoder_of_this_one_touches_its_latent(archive):
+    clip = make("a robot")
+    kept = archive.store.add(replace(clip.result, recipe={**clip.result.recipe, "preset": "other"}))
+
+    def decode(latent):
+        raise AssertionError("these numbers mean nothing to this decoder")
+    seen = archive.recall(kept.id, decode, "pocket")
+    assert seen.frames.shape == clip.result.frames.shape and np.abs(seen.frames.astype(int) - clip.result.frames).mean() < 3
+    assert archive.recall(kept.id, lambda latent: clip.result.frames, "other").frames is clip.result.frames
+    kept.mp4.write_bytes(b"broken")
+    with pytest.raises(StoreError, match="cannot be played"):
+        archive.recall(kept.id, decode, "pocket")

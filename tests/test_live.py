@@ -5,18 +5,21 @@ import json
 import threading
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo_engine.errors import RequestError, WeightsError
+from turbo_engine.errors import PresetError, RequestError, WeightsError
 from turbo_engine.fake import FakeEngine
+from turbo_engine.presets import list_presets
 from turbo_engine.types import Result
 from ui.clips import Clip, Clips, Edit
-from ui.handlers import EXAMPLES, describe_page, read_message
+from ui.handlers import read_message
 from ui.live import FRAME_HEADER, FULL, FULL_ROUGH, ROUGH, TURBO, Desk, Outbox, Patience, Session
+from ui.models import EXAMPLES, Models, describe_page
 
 OPENING = Edit(0, "a penguin", 7)
 pytestmark = pytest.mark.timeout(60)
@@ -628,3 +631,127 @@ def test_the_engine_refuses_what_the_desk_lets_through():
     """The desk does not judge requests: `Engine.generate` does, and raises before any work."""
     with pytest.raises(RequestError):
         FakeEngine().generate(Edit(1, " ", 0).request())
+
+
+# -- another model -----------------------------------------------------------------------------------------------------
+
+def named(name: str, **options) -> FakeEngine:
+    return FakeEngine(replace(FakeEngine().preset, name=name), **options)
+
+
+class SlowToLoad(FakeEngine):
+    """Loads until it is closed."""
+
+    def load(self, on_state=None):
+        on_state("loading", "Reading the networks, 1.2 of 28.6 GB")
+        self.closed = threading.Event()
+        assert self.closed.wait(20)
+        raise RequestError("engine: it is being closed")
+
+    def close(self):
+        self.closed.set()
+
+
+def test_another_model_takes_the_place_of_the_one_that_runs_and_what_was_asked_of_it_comes_from_it():
+    old, new = FakeEngine(step_s=0.05), named("other")
+    other_opening = replace(OPENING, prompt="a balloon", preset="other")
+
+    async def scenario(desk):
+        page = Page(desk, "tab")
+        page.render(1, "a robot", num_steps=60)
+        await page.until(type="progress", generation=1, stage="denoise", step=1)
+        desk.switch(lambda: new, other_opening)
+        assert "Another model was chosen" in (await page.until(type="error", generation=1, mode="full"))["message"]
+        page.edit(2, "a rocket", preset="pocket")               # asked of the old one, just before the page heard
+        page.edit(3, "a ship", preset="other")
+        await page.until(type="clip", generation=3, kind=TURBO)
+        states = [m["state"] for m in page.of("engine")]
+        assert states[-2:] == ["loading", "ready"] and page.of("engine")[-1]["about"]["preset"] == "other"
+        assert not old.loaded and "a robot" in prompts(old.stopped) and "a rocket" not in prompts(old.requests + new.requests)
+        assert prompts(new.requests) == ["a balloon", "a ship"]
+        page.edit(4, "a ship", preset="pocket")
+        await page.until(type="dropped", generation=4)          # not the other model's clip of these words
+        page.close()
+    run(scenario, old)
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_the_old_one_can_be_gone_back_to():
+    class Broken(FakeEngine):
+        def load(self, on_state=None):
+            raise WeightsError("turbo.safetensors: expected a whole file, found one cut short; get it again")
+
+    async def scenario(desk):
+        page = Page(desk)
+        desk.switch(Broken, None)
+        assert "cut short" in (await page.until(type="engine", state="failed"))["message"]
+        page.edit(1, "a ship")                                  # waits
+        desk.switch(named("pocket").load, OPENING)
+        await page.until(type="clip", generation=1, kind=TURBO)
+        assert desk.state == "ready"
+        page.close()
+    run(scenario)
+
+
+def test_while_one_model_loads_another_can_be_chosen():
+    async def scenario(desk):
+        page, slow = Page(desk), SlowToLoad()
+        desk.switch(lambda: slow, None)
+        assert (await page.until(type="engine", message="Reading the networks, 1.2 of 28.6 GB"))["state"] == "loading"
+        desk.switch(lambda: named("other"), None)
+        page.edit(1, "a ship", preset="other")
+        await page.until(type="clip", generation=1, kind=TURBO)
+        assert "failed" not in {m["state"] for m in page.of("engine")}
+        page.close()
+    run(scenario)
+
+
+def test_the_app_can_end_while_another_model_loads():
+    async def scenario(desk):
+        page, slow = Page(desk), SlowToLoad()
+        desk.switch(lambda: slow, None)
+        await page.until(type="engine", message="Reading the networks, 1.2 of 28.6 GB")
+        page.close()
+    run(scenario)
+
+
+def test_the_models_of_an_app_are_offered_with_a_reason_where_they_cannot_run():
+    pocket = FakeEngine().preset
+    models = Models(pocket)
+    offers = {offer["name"]: offer for offer in models.offers()}
+    assert set(list_presets()) == set(offers) and offers["pocket"]["why_not"] == ""
+    far = offers["wan2.2-i2v-a14b-720p"]
+    assert "turbo high-noise network" in far["why_not"] and "from a picture and words to 1280 × 720" in far["about"]
+    with pytest.raises(PresetError, match="expected one of pocket"):
+        models.switch(None, "nothing")
+
+
+def test_a_page_hears_of_the_new_model_before_its_engine_and_the_failed_one_can_be_tried_again():
+    made = []
+    pocket = FakeEngine().preset
+    other = replace(pocket, name="other")
+
+    def make_engine(preset):
+        made.append(preset.name)
+        return named(preset.name)
+
+    models = Models(pocket, make_engine, others=[other, replace(pocket, name="far")], why_not=lambda preset: "No weights." if preset.name == "far" else "")
+
+    async def scenario(desk):
+        page = Page(desk)
+        with pytest.raises(WeightsError, match="No weights"):
+            models.switch(desk, "far")
+        models.switch(desk, "other")
+        hello = await page.until(type="hello")
+        assert (hello["preset"], hello["previous"]) == ("other", "pocket")
+        await page.until(type="engine", state="ready", message="")
+        order = [m["type"] for m in page.messages if m["type"] in ("hello", "engine")]
+        assert order[:3] == ["engine", "hello", "engine"]
+        while desk.state != "ready":
+            await asyncio.sleep(0.01)
+        models.switch(desk, "other")                            # it runs: nothing to do
+        models.switch(desk, "pocket")
+        while desk.about.get("preset") != "pocket":
+            await asyncio.sleep(0.01)
+        assert made == ["other", "pocket"]
+        page.close()
+    run(scenario)

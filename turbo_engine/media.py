@@ -148,6 +148,21 @@ def read_recipe(path: Path | str) -> dict:
     return recipe
 
 
+def read_frames(path: Path | str) -> np.ndarray:
+    """uint8 [T, H, W, 3] RGB of an MP4 of ours, as a player shows it. Raises: OutputError for anything else."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    try:
+        with av.open(str(path), format="mp4") as container:
+            frames = [frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709, src_color_range=ColorRange.MPEG,
+                                       dst_color_range=ColorRange.JPEG) for frame in container.decode(video=0)]
+        return np.stack(frames)
+    except Exception as error:                                     # PyAV raises many kinds on damaged files
+        raise OutputError(f"{path}: expected an MP4 saved by this app, found one that cannot be played; make the clip again"
+                          ) from error
+
+
 def check_writable(path: Path | str) -> None:
     """Refuse a path before any work is done for it. Raises: OutputError."""
     path = Path(path)

@@ -21,7 +21,6 @@ import gradio as gr
 
 from turbo_engine.errors import OutputError, RequestError, TurboError
 from turbo_engine.media import encode_mp4_bytes
-from turbo_engine.presets import Preset
 from turbo_engine.resolve import resolve
 from turbo_engine.store import StoreError
 from turbo_engine.types import Request
@@ -31,6 +30,7 @@ from .clips import Clip, Edit
 from .exports import Exports
 from .handlers import MAX_SEED
 from .live import Caller, Desk
+from .models import Models
 
 END_POINTS = ("preview", "render_full", "export", "history", "details", "cancel")
 AT_ONCE, WAITING = 2, 32        # calls of one end point that run; calls of all that wait, beyond which they are refused
@@ -75,8 +75,8 @@ class Api:
     All raise TurboError, in one line.
     """
 
-    def __init__(self, desk: Desk, preset: Preset, folder: Path):
-        self._desk, self._preset, self._shelf = desk, preset, Shelf(folder)
+    def __init__(self, desk: Desk, models: Models, folder: Path):
+        self._desk, self._models, self._shelf = desk, models, Shelf(folder)
         self._exports = Exports(desk.clips)
         self._lock = threading.Lock()
         self._open: set = set()             # a Caller or an ExportJob for each thing under way
@@ -209,11 +209,11 @@ class Api:
         return self._desk.archive.store
 
     def _make(self, request: Request, progress: Progress) -> tuple[gr.FileData, dict]:
-        plan = resolve(request, self._preset)           # what cannot be made is told before it waits
+        plan = resolve(request, self._models.preset)           # what cannot be made is told before it waits
         if plan.seed > MAX_SEED:                        # the page could not show it
             raise RequestError(f"seed: expected a whole number from 0 to {MAX_SEED:,}, got {plan.seed:,}; try 0")
         edit = Edit(0, plan.prompt, plan.seed, plan.mode, plan.num_steps, plan.sampler if plan.mode == "turbo" else None,
-                    plan.negative_prompt, plan.width, plan.height, plan.num_frames)
+                    plan.negative_prompt, plan.width, plan.height, plan.num_frames, self._models.preset.name)
         clip = self._ask(edit, progress)
         result, recipe = clip.result, clip.result.recipe
         self._newest = recipe

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from turbo_engine.errors import TurboError
+from turbo_engine.errors import OutputError, TurboError
+from turbo_engine.media import read_frames
 from turbo_engine.store import Entry, Store, StoreError
 from turbo_engine.types import Result
 
@@ -87,13 +88,22 @@ class Archive:
             raise StoreError("This clip is no longer in the history.")
         return Edit(generation, entry.prompt, entry.seed, entry.mode, entry.recipe.get("num_steps"),
                     entry.recipe.get("sampler") if entry.mode == "turbo" else None, entry.negative_prompt,
-                    entry.width, entry.height, entry.num_frames, picture_of(entry.recipe), saved=clip_id)
+                    entry.width, entry.height, entry.num_frames, entry.recipe.get("preset", ""),
+                    picture_of(entry.recipe), saved=clip_id)
 
-    def recall(self, clip_id: str, decode: Callable[[np.ndarray], np.ndarray]) -> Result:
-        """A kept clip with lossless frames again, by the decoder that runs now. Raises: StoreError."""
+    def recall(self, clip_id: str, decode: Callable[[np.ndarray], np.ndarray], preset: str) -> Result:
+        """A kept clip with lossless frames again, by the decoder of the preset that runs now; another preset's with those of its MP4.
+
+        Raises: StoreError.
+        """
         entry, start = self.store.get(clip_id), time.perf_counter()
+        if entry is None:
+            raise StoreError("This clip is no longer in the history.")
         latent = self.store.latent(clip_id)
-        frames = decode(latent)
+        try:
+            frames = decode(latent) if entry.recipe.get("preset") == preset else read_frames(entry.mp4)
+        except OutputError as error:
+            raise StoreError(str(error)) from error
         return Result(frames, latent, entry.fps, {"decode": time.perf_counter() - start, "total": entry.took_s or 0.0}, entry.recipe)
 
 
@@ -102,4 +112,4 @@ def describe(entry: Entry) -> dict:
     return {"id": entry.id, "created": entry.created, "prompt": entry.prompt, "seed": entry.seed, "mode": entry.mode,
             "negative_prompt": entry.negative_prompt, "num_steps": entry.recipe.get("num_steps"), "sampler": entry.recipe.get("sampler"),
             "width": entry.width, "height": entry.height, "num_frames": entry.num_frames, "took_s": entry.took_s, "starred": entry.starred,
-            "image_sha256": entry.recipe.get("image_sha256", "")}
+            "preset": entry.recipe.get("preset", ""), "image_sha256": entry.recipe.get("image_sha256", "")}

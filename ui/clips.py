@@ -17,7 +17,7 @@ from .pictures import Picture
 class Edit:
     """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
 
-    width, height, num_frames: None is as the preset says. picture: the clip's first frame, where the preset takes one. saved: id of a clip in the history, which is to be shown and not made.
+    width, height, num_frames: None is as the preset says. preset: the one it is for, "" for whichever runs. picture: the clip's first frame, where the preset takes one. saved: id of a clip in the history, which is to be shown and not made.
     place: "a" or "b" of a pair to compare, where it is for that; such a clip always comes from its kept latent.
     """
 
@@ -31,6 +31,7 @@ class Edit:
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
+    preset: str = ""
     picture: Picture | None = None
     saved: str | None = None
     place: str | None = None
@@ -44,7 +45,7 @@ class Edit:
         if self.place is not None:
             return "kept", self.saved
         return (self.mode, self.words, self.seed, self.num_steps, self.sampler, " ".join(self.negative_prompt.split()),
-                self.width, self.height, self.num_frames, self.picture)
+                self.width, self.height, self.num_frames, self.preset, self.picture)
 
     def request(self) -> Request:
         return Request(self.words, self.seed, self.mode, num_steps=self.num_steps, sampler=self.sampler,

@@ -19,43 +19,25 @@ from starlette.staticfiles import StaticFiles
 
 from turbo_engine.errors import OutputError
 from turbo_engine.media import encode_mp4
-from turbo_engine.presets import TURBO_SAMPLERS, Preset
 from turbo_engine.store import StoreError
 
 from .clips import Edit
 from .exports import add_export_routes
 from .history import add_history_routes
 from .live import Desk, Session
+from .models import Models, add_model_routes
 from .pictures import Picture, Pictures, add_picture_routes
+from .roles import GUEST
 from .scores import Scores
 
 log = logging.getLogger("rushes.live")
 
-OPENING = Edit(0, "a penguin bouncing on a beach at sunset, camera zooms in", 7)
-EXAMPLES = (
-    OPENING.prompt,
-    "an octopus dancing underwater",
-    "a rocket flying to the right in space",
-    "a snowman doing a backflip in the snow",
-    "a T-Rex jumping near an erupting volcano",
-    "a robot spinning on a theatre stage",
-)
 MAX_MESSAGE_CHARS = 40_000
 MAX_SEED = 2**32 - 1
 PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be known by after a reload
 
 
-def opening_of(preset: Preset) -> Edit | None:
-    """The edit a page with untouched controls asks for; None where that waits for a picture to start from."""
-    clip = preset.clip
-    if preset.takes_image:
-        return None
-    return replace(OPENING, num_steps=preset.turbo.num_steps, sampler=preset.turbo.sampler, width=clip.width, height=clip.height,
-                   num_frames=clip.num_frames)
-
-
-def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None:
-    hello = {"type": "hello", **describe_page(preset)}
+def add_routes(app: FastAPI, desk: Desk, models: Models, data_dir: Path) -> None:
     scores, pictures = Scores(), Pictures(data_dir / "pictures")
     if desk.archive is not None:
         pictures.sweep(desk.archive.store.pictures())
@@ -64,8 +46,9 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
     async def live(websocket: WebSocket):
         await websocket.accept()
         name = websocket.query_params.get("page", "")
-        session = Session(asyncio.get_running_loop(), name if PAGE_NAME.fullmatch(name) else "")
-        session.post(hello)
+        guest = websocket.scope.get("state", {}).get("role") == GUEST
+        session = Session(asyncio.get_running_loop(), name if PAGE_NAME.fullmatch(name) else "", guest=guest)
+        session.post({**models.hello(), "guest": guest})
         desk.connect(session)
         sending = asyncio.create_task(_send(websocket, session))
         try:
@@ -114,6 +97,7 @@ def add_routes(app: FastAPI, desk: Desk, preset: Preset, data_dir: Path) -> None
 
     add_export_routes(app, desk.clips)
     add_picture_routes(app, pictures)
+    add_model_routes(app, desk, models)
     if desk.archive is not None:
         add_history_routes(app, desk.archive)
     app.mount("/rt/viewer", _Fresh(directory=Path(__file__).parent / "viewer"))
@@ -146,6 +130,8 @@ def _obey(desk: Desk, pictures: Pictures, session: Session, text: str) -> None:
             edit = replace(edit, picture=_kept(pictures, edit.picture.id))
     except ValueError as error:
         return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": str(error)})
+    if op in ("open", "pick") and session.guest:
+        return session.post({"type": "error", "generation": 0, "mode": "turbo", "message": "The history is not for guests."})
     if op in ("open", "pick") and desk.archive is not None:
         place, generation = edit.place, edit.generation
         try:
@@ -200,6 +186,7 @@ def read_message(text: str) -> tuple[str, Edit | None]:
         num_steps=whole_or_none("num_steps"),
         sampler=str(message["sampler"])[:40] if op == "edit" and message.get("sampler") else None,
         negative_prompt=str(message.get("negative_prompt") or "") if op == "final" else "",
+        preset=str(message.get("preset") or "")[:200],
         width=whole_or_none("width"), height=whole_or_none("height"), num_frames=whole_or_none("num_frames"),
         picture=Picture(str(message["image_sha256"])[:64]) if message.get("image_sha256") else None,
     )
@@ -212,46 +199,3 @@ def _whole(message: dict, key: str) -> int:
         raise ValueError(f"{key}: expected a whole number from 0 to {MAX_SEED:,}, got {got!r}; mend it or reload the page")
     return value
 
-
-def describe_page(preset: Preset) -> dict:
-    """What the page needs before the engine is there: menus, the opening shot, the words of the taught world."""
-    return {
-        "preset": preset.name,
-        "takes_image": preset.takes_image,
-        "clip": {
-            "fps": preset.clip.fps, "width": preset.clip.width, "height": preset.clip.height, "num_frames": preset.clip.num_frames,
-            "sizes": list(preset.clip.menu), "lengths": list(preset.clip.lengths), "max_num_frames": preset.clip.max_num_frames,
-        },
-        "turbo": {
-            "num_steps": preset.turbo.num_steps, "max_steps": preset.turbo.max_steps, "sampler": preset.turbo.sampler,
-            "samplers": list(TURBO_SAMPLERS),
-        },
-        "full": {
-            "num_steps": preset.full.num_steps, "max_steps": preset.full.max_steps, "sampler": preset.full.sampler,
-        },
-        "opening": {"prompt": OPENING.prompt, "seed": OPENING.seed},
-        "examples": list(EXAMPLES),
-        "world": _world(preset),
-    }
-
-
-def _world(preset: Preset) -> dict | None:
-    """The taught words by group: name, phrase to insert, every phrase of that meaning. None without a vocabulary."""
-    if not preset.text.vocabulary:
-        return None
-    from turbo_engine.distill.world import load_world
-    world = load_world(preset.folder / preset.text.vocabulary)
-    verbs = sorted({verb for verbs in world.verbs.values() for verb in verbs})
-
-    def with_verbs(phrases):
-        return [phrase.format(verb=verb) for phrase in phrases for verb in (verbs if "{verb}" in phrase else [""])]
-
-    return {
-        "subjects": [{"name": s.name, "insert": s.name, "phrases": [s.name, *s.also]} for s in world.subjects],
-        "scenes": [{"name": s.name, "insert": s.phrases[0], "phrases": list(s.phrases)} for s in world.scenes],
-        "motions": [
-            {"name": m.name, "insert": m.phrases[0].format(verb="moving"), "phrases": with_verbs(m.phrases)}
-            for m in world.motions
-        ],
-        "cameras": [{"name": c.name, "insert": c.phrases[0], "phrases": list(c.phrases)} for c in world.cameras],
-    }

@@ -38,7 +38,7 @@ SIDES = "turbo", "turbo", "full", "full", "a", "b"        # by kind: where on th
 FRAME_HEADER = struct.Struct(">IBHH")
 JPEG_QUALITY = 90
 PROGRESS = "full progress"     # tag of what a full render tells: newer takes back what is unsent
-PREVIEW, RENDER, CODE_PREVIEW, CODE_RENDER = range(4)      # who goes first; a render of a page gives way to its previews
+PREVIEW, RENDER, GUEST_PREVIEW, GUEST_RENDER, CODE_PREVIEW, CODE_RENDER = range(6)     # who goes first
 
 
 class Patience:
@@ -108,13 +108,13 @@ class Outbox:
 class Session:
     """One connection of a page. Fields below are guarded by the desk's lock.
 
-    page: names the page over its reloads and reconnections.
+    page: names the page over its reloads and reconnections. guest: of somebody on the local network, who comes after the owner.
     """
 
     by_code = False         # a person looks at it
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, page: str = ""):
-        self.page = page or secrets.token_urlsafe(12)
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, page: str = "", *, guest: bool = False):
+        self.page, self.guest = page or secrets.token_urlsafe(12), guest
         self.outbox = Outbox()
         self._loop = loop
         self.closed = False
@@ -174,10 +174,12 @@ class Job:
     def __init__(self, edit: Edit, page: str, session: Session | None = None, rank: int = PREVIEW):
         self.edit, self.page, self.session, self.rank = edit, page, session, rank
         self.progress: dict | None = None       # of a render, as last told
+        self.first_picture_s: float | None = None       # how it went, once it is done
+        self.stage_s: dict[str, float] | None = None
 
     @property
     def render(self) -> bool:
-        return self.rank > PREVIEW
+        return self.rank not in (PREVIEW, GUEST_PREVIEW)
 
 
 class Desk:
@@ -196,11 +198,12 @@ class Desk:
         self.clips = clips or Clips()
         self.archive = archive
         if archive is not None:
-            archive.on_kept = lambda entry: self._tell_all({"type": "kept", "entry": describe(entry)})
-            archive.on_trouble = lambda line: self._tell_all({"type": "trouble", "message": line})
+            archive.on_kept = lambda entry: self.tell_all({"type": "kept", "entry": describe(entry)}, guests=False)
+            archive.on_trouble = lambda line: self.tell_all({"type": "trouble", "message": line}, guests=False)
+        self.on_end: Callable[[Job, str, float], None] = lambda job, outcome, took_s: None      # outcome: see `_attempt`
         self.state, self.message, self.about = "loading", "Loading the model", {}
         self.live_paused = False        # previews wait for the end of a full render: both models do not fit together
-        self._make_engine = make_engine
+        self._wish: tuple[Callable[[], object], Edit | None] | None = make_engine, opening      # the model to load
         self._engine = None
         self._sessions: list[Session] = []
         self._renders: OrderedDict[str, Job] = OrderedDict()                    # full renders not done yet, by page
@@ -224,6 +227,16 @@ class Desk:
                 self._engine.close()
         if self.archive is not None:
             self.archive.close()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs asked for and not begun; a render under way counts until it is done."""
+        with self._changed:
+            return len(self._renders) + sum((session.waiting is not None) + len(session.picked) for session in self._sessions)
+
+    def engine_answers(self, timeout_s: float) -> bool:
+        """Whether the engine is there and says something in time, or is seen to work."""
+        return self._engine is not None and self._engine.answers(timeout_s)
 
     # -- what a page may do; called on the event loop ------------------------------------------------------------------
 
@@ -272,7 +285,7 @@ class Desk:
             known = self.clips.find(edit)
             if known is not None:
                 return self._rendered_by(session.page, edit, known)
-            rank = RENDER
+            rank = GUEST_RENDER if session.guest else RENDER
             if session.by_code:
                 rank = CODE_RENDER if edit.mode == "full" and edit.saved is None else CODE_PREVIEW
             self._renders[session.page] = Job(edit, session.page, rank=rank)
@@ -289,6 +302,21 @@ class Desk:
             session.picked[edit.place] = edit
             self._changed.notify()
 
+    def switch(self, make_engine: Callable[[], object], opening: Edit | None) -> None:
+        """Another model: all that is under way stops, the engine ends, the other one is loaded. What pages ask for meanwhile waits."""
+        with self._changed:
+            self._wish = make_engine, opening
+            half_loaded = self._engine if self.state == "loading" else None
+            for page, job in list(self._renders.items()):
+                self._rendered_by(page, job.edit, "Another model was chosen, and this render was stopped.")
+            self._renders.clear()
+            for page in [page for page, (_, outcome) in self._rendered.items() if isinstance(outcome, Clip)]:
+                del self._rendered[page]
+            self._turn("loading", "Letting go of the model before", {})
+            self._changed.notify_all()
+        if half_loaded is not None:             # its loading ends
+            threading.Thread(target=half_loaded.close, name="engine end", daemon=True).start()
+
     def cancel(self, session: Session) -> None:
         """Drop the page's full render, waiting or running; it stops at the next block."""
         with self._changed:
@@ -299,40 +327,65 @@ class Desk:
     # -- the worker ----------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._wish)
+                if self._stopping:
+                    return
+                old, (make_engine, self.opening), self._wish = self._engine, self._wish, None
+            if old is not None:
+                old.close()
+            if not self._load(make_engine):
+                continue
+            job = Job(self.opening, "") if self.opening is not None else self._next_job()
+            while job is not None:
+                self._attempt(job)
+                job = self._next_job()
+
+    def _load(self, make_engine: Callable[[], object]) -> bool:
         try:
-            self._engine = self._make_engine()
-            self._engine.load(self._engine_turned)
-            about = self._engine.describe()
+            self._engine = engine = make_engine()
+            engine.load(lambda state, line: self._engine_turned(engine, state, line))
+            about = engine.describe()
         except Exception as error:
-            if self._stopping:
-                return
+            with self._changed:
+                if self._stopping or self._wish is not None:        # it was ended on purpose
+                    return False
             if isinstance(error, TurboError):
                 log.error("%s", error)
             else:
                 log.exception("the engine could not be loaded")
-            return self._turn("failed", f"The model could not be loaded: {error}", {})
-        self._turn("ready", "", about)
-        job = Job(self.opening, "") if self.opening is not None else self._next_job()
-        while job is not None:
-            self._attempt(job)
-            job = self._next_job()
+            self._turn("failed", f"The model could not be loaded: {error}", {})
+            return False
+        with self._changed:
+            if self._wish is not None:
+                return False
+            self._turn("ready", "", about)
+        return True
 
     def _attempt(self, job: Job) -> None:
-        """Run a job; a fault costs that job alone."""
+        """Run a job; a fault costs that job alone. Told to on_end: done, dropped, failed, no memory or engine lost."""
+        started, outcome = time.monotonic(), "failed"
         try:
             self._run(job)
+            outcome = "done"
         except _Dropped:
+            outcome = "dropped"
             self._tell(job, {"type": "dropped", "generation": job.edit.generation, "mode": job.edit.mode})
         except TurboError as error:
-            self._failed(job, str(error))
+            outcome = error.outcome
+            if self._wish is None:              # else it was ended for another model
+                self._failed(job, str(error))
         except Exception as error:
             log.exception("a job failed")
             self._failed(job, f"The engine stumbled on this one ({type(error).__name__}); the terminal has the details.")
+        finally:
+            self.on_end(job, outcome, time.monotonic() - started)
 
     def _next_job(self) -> Job | None:
-        """By rank, and in the order asked for; None when the app is stopping."""
+        """By rank, and in the order asked for; None when the app is stopping, or another model is to be loaded."""
         with self._changed:
-            while not self._stopping:
+            while not self._stopping and self._wish is None:
                 job = self._next_above(CODE_RENDER + 1)
                 if job is not None:
                     return job
@@ -341,15 +394,19 @@ class Desk:
 
     def _next_above(self, rank: int, under_way: Job | None = None) -> Job | None:
         renders = (job for job in self._renders.values() if job.rank < rank and self._fits_beside(job.edit, under_way))
-        return self._next_preview(under_way) or min(renders, key=lambda job: job.rank, default=None)
+        render = min(renders, key=lambda job: job.rank, default=None)
+        return (self._next_preview(under_way) or (render if render is not None and render.rank < GUEST_PREVIEW else None)
+                or (self._next_preview(under_way, guests=True) if rank > GUEST_PREVIEW else None) or render)
 
     def _fits_beside(self, edit: Edit, job: Job | None) -> bool:
         """Whether it can be made while a job stands still: the other model may not fit into memory with this one."""
         return job is None or not self.about.get("live_pauses") or edit.saved is not None or edit.mode == job.edit.mode
 
-    def _next_preview(self, under_way: Job | None) -> Job | None:
+    def _next_preview(self, under_way: Job | None, *, guests: bool = False) -> Job | None:
         """Pages in turn."""
         for session in self._sessions:
+            if session.guest is not guests:
+                continue
             if session.waiting is not None and self._fits_beside(session.waiting, under_way):
                 edit, session.waiting = session.waiting, None
             elif session.picked:
@@ -357,7 +414,7 @@ class Desk:
             else:
                 continue
             self._sessions.append(self._sessions.pop(self._sessions.index(session)))
-            return Job(edit, session.page, session)
+            return Job(edit, session.page, session, GUEST_PREVIEW if guests else PREVIEW)
         return None
 
     @contextlib.contextmanager
@@ -368,11 +425,11 @@ class Desk:
             return
         try:
             self.live_paused = True
-            self._tell_all(self._live_message())
+            self.tell_all(self._live_message())
             yield
         finally:
             self.live_paused = False
-            self._tell_all(self._live_message())
+            self.tell_all(self._live_message())
 
     def _serve_others(self, job: Job) -> None:
         """Between two blocks of a render: all that waits and goes before it."""
@@ -389,14 +446,16 @@ class Desk:
         edit, started, first_picture_s, result, report = job.edit, time.monotonic(), None, None, None
         if self.archive is not None:
             self.archive.engine_busy()
+        if edit.saved is None and edit.preset not in ("", self.about.get("preset")):
+            raise _Dropped                      # asked of the model before
         known = self.clips.find(edit) if job.session is not None else None
         if known is not None:           # made since it was asked for
             with self._changed:
                 return self._show_known(job.session, edit, known)
         if edit.saved is not None:
-            result = self.archive.recall(edit.saved, self._engine.decode)
+            result = self.archive.recall(edit.saved, self._engine.decode, self.about.get("preset", ""))
             return self._finish(job, result, self._report(job), started, None)
-        give_way = (lambda: self._serve_others(job)) if job.render else None
+        give_way = (lambda: self._serve_others(job)) if job.rank > PREVIEW else None
         with self._live_held(edit), contextlib.closing(self._engine.generate(edit.request(), give_way=give_way)) as events:
             for event in events:
                 if isinstance(event, Result):
@@ -414,7 +473,7 @@ class Desk:
         self._finish(job, result, report or self._report(job), started, first_picture_s)
 
     def _is_unwanted(self, job: Job) -> bool:
-        if self._stopping:
+        if self._stopping or self._wish is not None:
             return True
         if job.render:
             return self._renders.get(job.page) is not job
@@ -467,6 +526,7 @@ class Desk:
         now = time.monotonic()
         clip = Clip(edit, result, jpegs, now - encode_from, report)
         self.clips.add(clip)
+        job.first_picture_s, job.stage_s = first_picture_s, result.stage_s
         if self.archive is not None:
             self.archive.engine_busy()
             if edit.saved is None and (job.render or session is not None):       # nobody asked for the opening shot
@@ -540,10 +600,11 @@ class Desk:
         self._tell(job, {"type": "words", "generation": job.edit.generation, **report})
         return report
 
-    def _tell_all(self, message: dict) -> None:
+    def tell_all(self, message: dict, *, guests: bool = True) -> None:
         with self._changed:
             for session in self._sessions:
-                session.post(message)
+                if guests or not session.guest:
+                    session.post(message)
 
     def _turn(self, state: str, message: str, about: dict) -> None:
         with self._changed:
@@ -551,8 +612,11 @@ class Desk:
             for session in self._sessions:
                 session.post(self._engine_message())
 
-    def _engine_turned(self, state: str, line: str) -> None:
+    def _engine_turned(self, engine, state: str, line: str) -> None:
         """From a thread of the engine's: what it does while it loads, and when it is lost later on and started again."""
+        with self._changed:
+            if self._wish is not None or engine is not self._engine:
+                return                          # it is being replaced
         if state != "ready" or self.about:          # the first time the worker says so, when it knows what runs
             self._turn(state, line, {} if state == "failed" else self.about)
 

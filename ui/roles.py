@@ -19,9 +19,9 @@ _SERVED = {
     GUEST: {"WebSocket": ("/rt/ws",), "GET": (*_PAGE, *_MAKING)},
     OWNER: {
         "WebSocket": ("/rt/ws",),
-        "GET": (*_PAGE, *_MAKING, *_CODE, "/readyz", "/metrics", "/rt/formats", "/rt/export/", "/rt/history", "/rt/history/", "/rt/picture/"),
+        "GET": (*_PAGE, *_MAKING, *_CODE, "/readyz", "/metrics", "/rt/formats", "/rt/export/", "/rt/history", "/rt/history/", "/rt/picture/", "/rt/presets"),
         "POST": ("/mcp", "/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/cancel", "/gradio_api/reset",
-                 "/rt/export", "/rt/export/estimate", "/rt/recipe", "/rt/picture", "/rt/history/"),
+                 "/rt/export", "/rt/export/estimate", "/rt/recipe", "/rt/picture", "/rt/preset", "/rt/history/"),
         "DELETE": ("/mcp", "/rt/export/", "/rt/history/"),
     },
 }

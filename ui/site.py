@@ -6,22 +6,23 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from turbo_engine.presets import Preset
-
 from .api import AT_ONCE, END_POINTS, Api
 from .handlers import add_routes
+from .health import Health, add_health_routes
 from .lan import Lan, add_lan_routes
 from .live import Desk
 from .mcp import Tool, add_mcp_route
+from .models import Models
 from .page import mount_page
 
 
-def build_site(desk: Desk, preset: Preset, data_dir: Path, port: int, *, lan: Lan | None = None) -> tuple[FastAPI, Api]:
-    """The app without its guard, and its end points, to be closed at the end."""
-    api = Api(desk, preset, data_dir / "gradio" / "made")
-    site = FastAPI(openapi_url=None)
-    add_routes(site, desk, preset, data_dir)
+def build_site(desk: Desk, models: Models, data_dir: Path, port: int, *, lan: Lan | None = None) -> tuple[FastAPI, Api, Health]:
+    """The app without its guard; its end points, to be closed at the end; its health, to be told the guard's refusals."""
+    api = Api(desk, models, data_dir / "gradio" / "made")
+    site, health = FastAPI(openapi_url=None), Health(desk, data_dir)
+    add_routes(site, desk, models, data_dir)
     add_mcp_route(site, [Tool(getattr(api, name), AT_ONCE) for name in END_POINTS], api.picture)
+    add_health_routes(site, health)
     if lan is not None:
         add_lan_routes(site, lan)
-    return mount_page(site, port, api), api
+    return mount_page(site, port, api), api, health

@@ -23,8 +23,8 @@ def small_engine(preset: str):
 def main() -> int:
     from turbo_engine.worker import Worker
 
-    def make_engine(*_):
-        return Worker(sys.argv[1], factory="tests.browser.small_memory:small_engine")
+    def make_engine(preset, data_dir):
+        return Worker(preset, factory="tests.browser.small_memory:small_engine")
 
     return app.serve(make_engine, load_preset(sys.argv[1]), port=0, data_dir=Path(sys.argv[2]), open_browser=False)
 
