@@ -12,12 +12,16 @@ class Faulty(FakeEngine):
     """Does what the prompt's first word says in the middle of its second step; with a marker file, only while that exists.
 
     die: SIGKILL. fault: SIGSEGV. exit: code 70, as a lost device. hang: sleeps. spin: holds the interpreter. close: shuts its pipe.
-    bug: an exception of no kind of ours. Anything else: a clip.
+    bug: an exception of no kind of ours. pause: 3 s of silence; read: 3 s in which it shows that it is alive. Anything else: a clip.
     """
 
-    def __init__(self, preset, *, marker: str | None = None, fail_load: str | None = None, step_s: float = 0.03):
+    def __init__(self, preset, *, marker: str | None = None, fail_load: str | None = None, step_s: float = 0.03,
+                 patience_s: float = 0.0):
         super().__init__(preset, step_s=step_s, decode_s=0.02)
-        self.marker, self.fail_load = marker, fail_load
+        self.marker, self.fail_load, self.patience_s = marker, fail_load, patience_s
+
+    def describe(self):
+        return {**super().describe(), "patience_s": self.patience_s}
 
     def load(self, on_state=None):
         if self.fail_load == "exit":
@@ -49,5 +53,9 @@ class Faulty(FakeEngine):
         if how == "close":
             os.close(int(sys.argv[1]))
             time.sleep(3600)
+        for _ in range(30 if how in ("pause", "read") else 0):
+            time.sleep(0.1)
+            if how == "read":
+                self.alive()
         if how == "bug":
             raise ZeroDivisionError("a bug")

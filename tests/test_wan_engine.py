@@ -171,9 +171,14 @@ def test_what_lies_on_the_device_when_one_network_fits(tmp_path, one_at_a_time, 
 
     monkeypatch.setattr(wan.Wan, "_accelerated", made_network)
     monkeypatch.setattr(UMT5, "_in_place", encode)
-    engine = Engine(write_wan_preset(tmp_path, I2V), device="cpu", threads=2).load()
+    engine, told, signs = Engine(write_wan_preset(tmp_path, I2V), device="cpu", threads=2), [], []
+    engine.load(lambda state, line: told.append(line))
+    assert "Reading the turbo high-noise network" in told and "Warming up" in told
+    told.clear()
+    engine.alive = lambda: signs.append(0)
     requests = [Request(prompt, 3, mode, image=a_picture()) for prompt in ("a cat", "a dog") for mode in ("turbo", "full")]
     clips = [last(engine, request).frames for request in requests]
+    assert told == [] and len(signs) > 100                     # reading a network again shows life to the worker, and no loading to the page
     names = [name for name, _ in moments]
     assert names.count("text") == 4 and names.count("turbo high-noise") >= 2 and names.count("full low-noise") >= 2    # warm-up, cat, bad, dog
     assert [count for _, count in moments] == [0] * len(moments) and resident() == 1

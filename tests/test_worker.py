@@ -151,6 +151,23 @@ def test_an_engine_at_rest_or_slow_but_moving_is_left_alone(monkeypatch):
         assert isinstance(list(events)[-1], Result) and worker.restarts == 0
 
 
+@pytest.mark.parametrize("prompt, patience_s, restarts", [("read", 0.0, 0), ("pause", 60.0, 0), ("pause", 0.0, 1)])
+def test_a_long_silence_is_borne_where_it_is_announced(tmp_path, monkeypatch, prompt, patience_s, restarts):
+    """A network of 28 GB takes longer to read, and a step of it longer to compute, than ten seconds: such jobs were ended."""
+    monkeypatch.setattr(worker_module, "STALL_S", 1.0)
+    marker = tmp_path / "once"
+    marker.touch()
+    with faulty(patience_s=patience_s, marker=str(marker)) as (worker, _):
+        monkeypatch.setattr(worker_module, "STALL_GAPS", 2)
+
+        def once():                                                        # the second try is not silent
+            while not worker.restarts:
+                time.sleep(0.01)
+            marker.unlink()
+        threading.Thread(target=once, daemon=True).start()
+        assert clip(worker, f"{prompt} now") and worker.restarts == restarts
+
+
 def test_a_job_that_stops_it_twice_is_set_aside(tmp_path):
     with faulty() as (worker, _):
         with pytest.raises(EngineLost, match="safe"):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from turbo_engine.errors import TurboError
+from turbo_engine.errors import OutOfMemory, TurboError
 from turbo_engine.families import Family, open_family
 from turbo_engine.models.experts import expert_steps
 from turbo_engine.plan import MemoryPlan
@@ -49,6 +49,7 @@ class Engine:
         self._weights = Path(weights) if isinstance(weights, str) else weights
         self._encoder = encoder
         self._family: Family | None = None
+        self.alive: Callable[[], None] = lambda: None           # called by what is long and shows nothing, such as reading a network
         self._lock = threading.Lock()
         self._decode_s: float | None = None
         self._give_way: Callable[[], None] | None = None        # of the job that runs now
@@ -58,11 +59,16 @@ class Engine:
 
     def load(self, on_state: OnState | None = None) -> "Engine":
         """Read every weight, then run each kernel once at the size it will have. Raises: WeightsError, before anything is resident."""
-        tell = on_state or (lambda state, line: None)
+        loading, tell = True, on_state or (lambda state, line: None)
+
+        def say(line: str) -> None:
+            if loading:                                        # networks that are read again later belong to their job
+                tell("loading", line)
+
         torch.set_num_threads(self.threads)
         self._family = open_family(self.preset, self._weights, self.device, self.dtype, between_blocks=self._between_blocks,
-                                   tell=lambda line: tell("loading", line), encoder=self._encoder)
-        tell("loading", "Warming up")
+                                   tell=say, alive=lambda: self.alive(), encoder=self._encoder)
+        say("Warming up")
         self._family.warm_up()
         clip = self.preset.clip
         latent = torch.zeros(1, *self.preset.latent_shape(clip.num_frames, clip.height, clip.width), device=self.device)
@@ -70,6 +76,7 @@ class Engine:
             start = time.perf_counter()
             self._to_frames(latent[:, :, :frames], fast=True)
             self._decode_s = time.perf_counter() - start
+        loading = False
         return self
 
     def close(self) -> None:
@@ -89,7 +96,8 @@ class Engine:
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
                 "weights": dict(family.weights) if family else {}, "student": family.method if family else "",
-                "memory_plan": family.plan if family else "", "live_pauses": bool(family and family.live_pauses), "loaded": family is not None,
+                "memory_plan": family.plan if family else "", "live_pauses": bool(family and family.live_pauses),
+                "patience_s": family.patience_s if family else 0.0, "loaded": family is not None,
                 "peak_memory_mib": self._peak_memory_mib()}
 
     @property
@@ -138,7 +146,7 @@ class Engine:
                 self._give_way = None
         if self.device.type == "cuda":                         # out of the handler: the error held the job's tensors
             torch.cuda.empty_cache()
-        raise TurboError(f"memory: expected room for {plan.width}x{plan.height}, {plan.num_frames} frames, found too little on "
+        raise OutOfMemory(f"memory: expected room for {plan.width}x{plan.height}, {plan.num_frames} frames, found too little on "
                          f"{self.device}; try a smaller or shorter clip, or close other programs that use it")
 
     def _between_blocks(self, *_) -> None:

@@ -51,12 +51,15 @@ class FakeEngine:
     def close(self) -> None:
         self.loaded = False
 
+    def answers(self, timeout_s: float) -> bool:
+        return self.loaded
+
     def describe(self) -> dict:
         return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": self.device, "device_name": "no device", "precision": "none",
                 "threads": self.threads or 1, "torch": "none", "kernels": ["gradient"],
                 "samplers": {"turbo": self.preset.turbo.sampler, "full": self.preset.full.sampler},
                 "num_steps": {"turbo": self.preset.turbo.num_steps, "full": self.preset.full.num_steps},
-                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "memory_plan": "", "live_pauses": False,
+                "weights": {role: "0" * 64 for role in ("student", "teacher", "decoder")}, "student": "none: a scripted stand-in", "memory_plan": "", "live_pauses": False, "patience_s": 0.0,
                 "loaded": self.loaded,
                 "peak_memory_mib": None}
 

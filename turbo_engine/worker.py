@@ -32,12 +32,15 @@ TRIES_TO_LOAD = 3
 BACK_OFF_S = (0.0, 0.5, 2.0)
 POLL_S = 0.01                # how often a long job looks whether it should give way
 HEARTBEAT_S = 0.25
-STALL_S, STALL_GAPS = 10.0, 8    # stands still: no block for this long, and for this many times the longest gap seen
+STALL_S, STALL_GAPS = 10.0, 8    # stands still: no block for this long, for this many times the longest gap seen, and
+                                 # for as long as its models may need for one
 QUIT_S = 5.0
 
 
 class EngineLost(TurboError):
     """The engine's process ended or stood still under a job. cause: in a few words."""
+
+    outcome = "engine lost"
 
     def __init__(self, cause: str):
         super().__init__(f"engine: it stopped under this clip ({cause}) and was started again; what was kept is safe; try again")
@@ -149,6 +152,7 @@ class Worker:
         self._closing = False
         self._calls: dict[int, _Call] = {}          # asked, and somebody waits for the answer
         self._working: set[int] = set()             # asked, and the child is not done with it
+        self._pings: set[int] = set()               # of these, what was asked to see whether it answers
         self._ids = count(1)
         self._set_aside: set[Request] = set()
         self._giving_way = threading.local()
@@ -197,6 +201,26 @@ class Worker:
             raise TurboError("engine: this very clip stopped the engine twice and is set aside until the app starts again; "
                              "change the prompt, the seed or a setting")
         return self._follow(request, give_way)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether a clip can be made now: the process is loaded, and works (see `_watch`) or says something in that time."""
+        with self._changed:
+            if self._child is None or not self._child.ready:
+                return False
+            if self._working - self._pings:
+                return True
+        try:
+            number, call, _ = self._send("ask", "describe", ())
+            with self._changed:
+                self._pings.add(number)
+            try:
+                return call.next(timeout_s) is not None
+            finally:
+                with self._changed:
+                    self._calls.pop(number, None)
+                    self._pings &= self._working        # one never answered is found by `_watch`, as any other work
+        except TurboError:
+            return False
 
     def close(self) -> None:
         """End the process, and wait for that."""
@@ -374,7 +398,7 @@ class Worker:
                 watched, beats, still = child, now, 0.0
                 continue
             still += HEARTBEAT_S
-            if still > max(STALL_S, STALL_GAPS * longest):
+            if still > max(STALL_S, STALL_GAPS * longest, self._about.get("patience_s", 0.0)):
                 child.kill(f"it stood still for {still:.0f} s")
                 still = 0.0
 

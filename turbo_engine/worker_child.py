@@ -75,6 +75,7 @@ class Child:
         try:
             module, _, name = arguments["factory"].partition(":")
             engine = getattr(importlib.import_module(module), name)(arguments["preset"], **arguments["options"])
+            engine.alive = self.beat
             self.engine = engine.load(lambda state, line: self.send("loading", line))
         except Exception as error:
             if not isinstance(error, TurboError):

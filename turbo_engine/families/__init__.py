@@ -23,6 +23,7 @@ class Family(Protocol):
 
     vocabulary: what the text encoder makes of a prompt. weights: by role, a SHA-256, or file and size where hashing takes minutes.
     method: how the student was distilled. kernels: what runs, by name. plan: how the memory is used, "" where all fits easily.
+    patience_s: how long one step may last without a sign of life before something is wrong; 0 where 10 s are plenty.
     live_pauses: whether previews have to wait for the end of a full render, as both networks do not fit together.
     """
 
@@ -32,6 +33,7 @@ class Family(Protocol):
     kernels: list[str]
     plan: str
     live_pauses: bool
+    patience_s: float
 
     def denoiser(self, request: Request) -> CountingDenoise:
         """For one resolved request: its prompt read, its networks at hand, what it starts from encoded. Raises: RequestError."""
@@ -44,12 +46,13 @@ class Family(Protocol):
 
 
 def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
-                tell: Tell, encoder=None) -> Family:
+                tell: Tell, alive: Callable[[], None] = lambda: None, encoder=None) -> Family:
     """Read a preset's weights.
 
     Args:
         weights: folder of the Wan family's files, None: as `weights_folder`; or its tensors, a `WanWeights`. encoder: a loaded text encoder to share (pocket).
-        between_blocks: called before each block of every network and decoder.
+        between_blocks: called before each block of every network and decoder; here a job may stand still. alive: called while something
+            goes on that must not.
     Raises: WeightsError, before anything is resident.
     """
     if preset.weights is not None:
@@ -58,8 +61,8 @@ def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtyp
     from turbo_engine.families.wan import Wan
     from turbo_engine.families.wan_weights import FromFiles
     if weights is None or isinstance(weights, Path):
-        weights = FromFiles(preset, weights_folder(preset, weights), tell)
-    return Wan(preset, weights, device, dtype, between_blocks=between_blocks, tell=tell)
+        weights = FromFiles(preset, weights_folder(preset, weights), tell, alive)
+    return Wan(preset, weights, device, dtype, between_blocks=between_blocks, alive=alive)
 
 
 def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[str], TextContext],

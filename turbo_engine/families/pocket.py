@@ -23,7 +23,7 @@ ROLE = {"turbo": "student", "full": "teacher"}
 class Pocket:
     """See `Family`."""
 
-    plan, live_pauses = "", False
+    plan, live_pauses, patience_s = "", False, 0.0
 
     def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None], tell: Tell,
                  encoder: MiniLM | None):

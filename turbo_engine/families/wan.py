@@ -11,7 +11,7 @@ import kernels
 from turbo_engine.accelerate import accelerate, fit_sparse_attention, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError
-from turbo_engine.families import Tell, denoiser_of
+from turbo_engine.families import denoiser_of
 from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
@@ -30,6 +30,7 @@ from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import assign
 from turbo_engine.weights.architecture import is_block_linear
 
+PATIENCE_S = {"cuda": 180.0, "cpu": 1800.0}        # of a step of 14B at 720p on a slow card; of a block of it on a CPU
 PROMPTS_KEPT = 64            # token states in host memory, 4 to 8 MB each
 
 
@@ -37,15 +38,18 @@ class Wan:
     """See `Family`."""
 
     def __init__(self, preset: Preset, weights: WanWeights, device: torch.device, dtype: torch.dtype, *,
-                 between_blocks: Callable[..., None], tell: Tell):
+                 between_blocks: Callable[..., None], alive: Callable[[], None]):
         self.preset, self.device, self.dtype, self._weights = preset, device, dtype, weights
         self._between = between_blocks
         self.memory = _plan(preset, weights, device)
         self.plan, self.weights = self.memory.line, dict(weights.named)
         self.method = "rCM, by TurboDiffusion"
+        self.patience_s = PATIENCE_S[device.type]
         self._networks: OrderedDict[str, nn.Module] = OrderedDict()
         self._fitted: dict[str, list[str]] = {}
         self._vae = self._filled(_empty(WanVAE, preset.vae), weights.vae(device, dtype))
+        if self._vae.encoder is not None:
+            self._vae.encoder.register_forward_pre_hook(lambda *_: alive())
         self._tiny = None
         if weights.has_tiny:
             self._tiny = self._filled(_empty(TinyVAE, preset.tiny_vae), weights.tiny_vae(device, dtype), leave_out=("encoder.*",))

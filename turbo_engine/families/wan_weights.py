@@ -1,5 +1,5 @@
 """Where a Wan family's tensors come from: files in the published forms. `bench` has another source, random numbers."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -45,8 +45,8 @@ class FromFiles:
 
     has_tiny = False
 
-    def __init__(self, preset: Preset, folder: Path, tell: Tell):
-        self._preset, self._tell = preset, tell
+    def __init__(self, preset: Preset, folder: Path, tell: Tell, alive: Callable[[], None] = lambda: None):
+        self._preset, self._tell, self._alive = preset, tell, alive
         self._files = files = take_stock(preset, folder).files
         self.networks = tuple(files.networks)
         self.packed = frozenset(name for name, identity in files.networks.items() if identity.quantised)
@@ -103,6 +103,7 @@ class FromFiles:
 
         def progress(done: int, total: int) -> None:
             nonlocal told
+            self._alive()
             tenth = 10 * done // max(total, 1)
             if total > 1 << 30 and told < tenth < 10:
                 told = tenth
