@@ -7,10 +7,22 @@ from torch import nn
 
 import kernels
 from kernels.w8a8.reference import BLOCK, dequantize_blocks
+from turbo_engine.errors import TurboError
 from turbo_engine.families.wan import fit_linear8, in_rows
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.linear8 import Linear8
-from turbo_engine.plan import GIB, SIZES, choose, network_bytes, plans, table
+from turbo_engine.plan import (
+    ALL_STAYS,
+    GIB,
+    SIZES,
+    check_host,
+    choose,
+    host_bytes,
+    host_free,
+    network_bytes,
+    plans,
+    table,
+)
 from turbo_engine.presets import list_presets, load_preset
 from turbo_engine.weights import architecture, assign
 
@@ -33,6 +45,21 @@ def test_what_the_presets_promise():
             fits = [plan for plan in plans(preset) if plan.needed <= free * GIB]
             if fits:
                 assert choose(preset, free * GIB) == fits[0]
+
+
+def test_too_little_host_memory_is_refused_with_numbers(tmp_path):
+    """Before anything is loaded: Linux would end the engine in the middle of it, and the page would only see it vanish."""
+    preset = load_preset("wan2.1-t2v-1.3b-480p")
+    host, device = plans(preset)[1], plans(preset)[0]
+    assert host.text == "host" and host_bytes(preset, host, gpu=True) - host_bytes(preset, device, gpu=True) > 8 * GIB
+    check_host(preset, device, gpu=True, free=4 * GIB)
+    check_host(preset, host, gpu=True, free=None)
+    with pytest.raises(TurboError, match=r"memory: expected 11\.. GiB of host memory for wan2.1-t2v-1.3b-480p, found 4.0 free"):
+        check_host(preset, host, gpu=True, free=4 * GIB)
+    with pytest.raises(TurboError, match=r"expected 3.\.. GiB of host memory for .* on a CPU, found 16.0 free; this preset is made for a GPU"):
+        check_host(preset, ALL_STAYS, gpu=False, free=16 * GIB)
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   2048 kB\n")
+    assert host_free(tmp_path / "meminfo") == 2 << 20 and host_free(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,6 +4,7 @@
 """
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 from turbo_engine.errors import TurboError
 from turbo_engine.presets import Preset, list_presets, load_preset
@@ -104,6 +105,34 @@ def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), f
     least = min(ways, key=lambda plan: plan.needed)
     raise TurboError(f"memory: expected {least.needed / GIB:.1f} GiB for {preset.name} ({least.line}), found {free / GIB:.1f} free; "
                      "close other programs that use the GPU, or choose a smaller preset")
+
+
+def host_bytes(preset: Preset, plan: MemoryPlan, *, gpu: bool, full: bool = True) -> int:
+    """Of host memory that stays taken: the table of words and what waits there; on a CPU everything, in float32."""
+    words = preset.umt5.vocab_size * preset.umt5.dim
+    encoder = elements(preset.umt5) - words
+    if gpu:
+        return 2 * words + (0 if plan.text == "device" else encoder if plan.text_8bit else 2 * encoder) + GIB
+    experts = (1 if preset.experts is None else 2) * (2 if full else 1)
+    return 4 * (words + encoder + experts * elements(preset.dit, sla=True) + elements(preset.vae)) + GIB
+
+
+def host_free(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that this machine can still give, None where nobody tells."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def check_host(preset: Preset, plan: MemoryPlan, *, gpu: bool, full: bool = True, free: int | None) -> None:
+    """Raises: TurboError where host memory is too small for the plan, before the system ends the engine for it."""
+    needed = host_bytes(preset, plan, gpu=gpu, full=full)
+    if free is not None and needed > free:
+        way = "close other programs" if gpu else "this preset is made for a GPU; close other programs, or choose pocket"
+        raise TurboError(f"memory: expected {needed / GIB:.1f} GiB of host memory for {preset.name}{'' if gpu else ' on a CPU'}, found "
+                         f"{free / GIB:.1f} free; {way}")
 
 
 def table(sizes: list[float]) -> list[str]:

@@ -23,7 +23,7 @@ from turbo_engine.models.umt5 import UMT5
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.parts import network_names
 from turbo_engine.picture import cover, read_picture
-from turbo_engine.plan import ALL_STAYS, MemoryPlan, choose
+from turbo_engine.plan import ALL_STAYS, MemoryPlan, check_host, choose, host_free
 from turbo_engine.presets import Preset
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
@@ -214,10 +214,14 @@ def _empty(kind: type, config) -> nn.Module:
 
 
 def _plan(preset: Preset, weights: WanWeights, device: torch.device) -> MemoryPlan:
-    if device.type != "cuda":
-        return ALL_STAYS
-    free, whole = torch.cuda.mem_get_info(device)
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)      # where someone set a limit
-    packed = frozenset(mode for mode in ("turbo", "full")
-                       if (names := [n for n in weights.networks if n.startswith(mode)]) and all(n in weights.packed for n in names))
-    return choose(preset, min(free, allowed), packed=packed, full=any(name.startswith("full") for name in weights.networks))
+    """Raises: TurboError where device or host have too little."""
+    gpu, full = device.type == "cuda", any(name.startswith("full") for name in weights.networks)
+    plan = ALL_STAYS
+    if gpu:
+        free, whole = torch.cuda.mem_get_info(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)      # where someone set a limit
+        packed = frozenset(mode for mode in ("turbo", "full")
+                           if (names := [n for n in weights.networks if n.startswith(mode)]) and all(n in weights.packed for n in names))
+        plan = choose(preset, min(free, allowed), packed=packed, full=full)
+    check_host(preset, plan, gpu=gpu, full=full, free=host_free())
+    return plan
