@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.report import Report, gpu_facts, relative_error, since_start
+from kernels.pixels import kernel, launch
 from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
@@ -108,6 +109,13 @@ def convolutions(report: Report, width: int, height: int) -> None:
         for name, form in (("conv3d", torch.contiguous_format), ("conv3d, channels last", torch.channels_last_3d)):
             y, k = x.to(memory_format=form), weight.to(memory_format=form)
             report.part(f"{name} {channels}", lambda _: report.time(name, lambda: F.conv3d(y, k, padding=(0, 1, 1)), flop, **facts))
+        y, k = (t.to(memory_format=torch.channels_last_3d) for t in (x, weight))
+        if launch.can_convolve(y, k):
+            def timed(_):
+                report.check(f"triton conv3 {channels}", relative_error(launch.conv3(y, k), F.conv3d(y.float(), k.float(), padding=(0, 1, 1))), 3e-3)
+                report.time("triton conv3, channels last", lambda: launch.conv3(y, k), flop, **facts)
+                print(f"    {kernel.conv3.best_config}", flush=True)
+            report.part(f"triton conv3 {channels}", timed)
         flat = x[0].transpose(0, 1).contiguous(memory_format=torch.channels_last)
         k = weight[:, :, 1].contiguous(memory_format=torch.channels_last)
         report.part(f"conv2d {channels}", lambda _: report.time(

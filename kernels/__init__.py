@@ -17,6 +17,7 @@ _HOME = {
     "gelu_rows": "kernels.glue.api",
     "norm_rope": "kernels.glue.api",
     "norm_silu": "kernels.pixels.api",
+    "conv3": "kernels.pixels.api",
     "choices": "kernels.choice",
 }
 __all__ = list(_HOME)

@@ -1,12 +1,40 @@
-"""Norm over the channels of every pixel and SiLU, with the sums before it and the frames in front of it, in one pass.
+"""A video decoder's two works on pixels: norm over the channels and SiLU with the sums before it, and the convolution.
 
 Source of the block it serves: Wan Team 2025, arXiv:2503.20314, section 4.1 (RMS norm over channels, causal convolutions).
 """
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.checks import check_like, check_shape, pick_backend
 from kernels.pixels import reference
+
+
+def conv3(x: Tensor, weight: Tensor, *, backend: str = "auto") -> Tensor:
+    """3 x 3 x 3 convolution, zeros around each frame and none before the first: two frames fewer come out.
+
+    Args:
+        x: [B, C, T + 2, H, W]; weight: [N, C, 3, 3, 3]; channels last in memory for speed.
+        backend: "triton", "torch" (cuDNN, oneDNN), or "auto": on CUDA the faster at this size on this card, elsewhere "torch".
+    Returns: [B, N, T, H, W] like x, sums in float32. No bias. Raises: ValueError for shapes that do not fit.
+    """
+    batch, channels, frames, *_ = check_shape("x", x, (None, None, None, None, None))
+    check_shape("weight", weight, (None, channels, 3, 3, 3))
+    check_like("weight", weight, x)
+    if frames < 3:
+        raise ValueError(f"x: expected 3 frames or more, two of them the past, got {frames}")
+    if backend == "auto" and x.is_cuda:
+        from kernels.pixels import launch
+
+        return launch.fastest_conv3(x, weight)
+    if pick_backend(backend, x) == "torch":
+        return F.conv3d(x, weight, padding=(0, 1, 1))
+    from kernels.pixels import launch
+
+    if not launch.can_convolve(x, weight):
+        raise ValueError(f"weight: expected 64 n, 80 or 96 channels and 8 m outputs for backend 'triton', got {list(weight.shape)}; "
+                         "try backend='torch'")
+    return launch.conv3(x, weight)
 
 
 def norm_silu(x: Tensor, gamma: Tensor, *, bias: Tensor | None = None, plus: Tensor | None = None, lead: int = 0, keep: bool = False,

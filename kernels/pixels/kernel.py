@@ -1,6 +1,8 @@
-"""One program some pixels, their channels side by side in registers from the first load to the last store."""
+"""A video decoder's passes over pixels whose channels lie side by side: norm with what surrounds it, and the 3 x 3 x 3 convolution."""
 import triton
 import triton.language as tl
+
+from kernels.tuning import autotune_configs, first_or_all
 
 
 @triton.jit(do_not_specialize=["rows", "frame_rows", "lead_rows"])
@@ -23,3 +25,48 @@ def norm_silu_kernel(x, bias, plus, gamma, sums, out, rows, frame_rows, lead_row
     tile = tile / (1.0 + tl.exp(-tile))
     ahead = (row // frame_rows + 1) * lead_rows
     tl.store(out + place + ahead[:, None] * width, tile.to(out.dtype.element_ty), mask=mask)
+
+
+def set_tiles(arguments: dict) -> None:
+    """Before a launch: descriptors fetch and store the tiles of the chosen config."""
+    high, wide, outs, step, tail = (arguments[name] for name in ("HIGH", "WIDE", "BLOCK_N", "STEP", "TAIL"))
+    for name, width in (("x", step), ("x_tail", tail or step)):
+        arguments[name].block_shape = [1, 1, high, wide, width]
+    for name, width in (("weight", step), ("weight_tail", tail or step)):
+        arguments[name].block_shape = [outs, 1, width]
+    arguments["y"].block_shape = [1, 1, high, wide, outs]
+
+
+@triton.jit(do_not_specialize=["frames", "height", "width"])
+def conv3_kernel(x, x_tail, weight, weight_tail, y, frames, height, width, outs, steps, STEP: tl.constexpr, TAIL: tl.constexpr,
+                 HIGH: tl.constexpr, WIDE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """y [B, T, H, W, N] of x [B, T + 2, H, W, C] and weight [N, 27, C], all by descriptors; zeros around a frame come from the copy engine.
+
+    Grid (B * T * tiles of a frame * tiles of N,), the outputs of one tile of pixels side by side so that these stay in L2. The channels of
+    a tap are summed in `steps` steps of STEP and, with TAIL, one of that many more: 96 = 64 + 32.
+    """
+    program, tiles = tl.program_id(0), tl.cdiv(outs, BLOCK_N)
+    out, program = program % tiles * BLOCK_N, program // tiles
+    tiles = tl.cdiv(width, WIDE)
+    left, program = program % tiles * WIDE, program // tiles
+    tiles = tl.cdiv(height, HIGH)
+    top, program = program % tiles * HIGH, program // tiles
+    frame, batch = program % frames, program // frames
+    acc = tl.zeros([HIGH * WIDE, BLOCK_N], tl.float32)
+    for i in range(0, 27 * steps):
+        tap, k = i // steps, i % steps * STEP
+        time, row, col = frame + tap // 9, top + tap // 3 % 3 - 1, left + tap % 3 - 1
+        tile = x.load([batch, time, row, col, k]).reshape(HIGH * WIDE, STEP)
+        acc = tl.dot(tile, tl.trans(weight.load([out, tap, k]).reshape(BLOCK_N, STEP)), acc)
+        if TAIL > 0:
+            tile = x_tail.load([batch, time, row, col, STEP]).reshape(HIGH * WIDE, TAIL)
+            acc = tl.dot(tile, tl.trans(weight_tail.load([out, tap, STEP]).reshape(BLOCK_N, TAIL)), acc)
+    y.store([batch, frame, top, left, out], acc.to(y.dtype).reshape(1, 1, HIGH, WIDE, BLOCK_N))
+
+
+conv3 = triton.autotune(first_or_all(
+    autotune_configs(HIGH=(8,), WIDE=(16,), BLOCK_N=(128,), num_warps=(8,), num_stages=(3,), pre_hook=set_tiles)
+    + autotune_configs(HIGH=(8,), WIDE=(16,), BLOCK_N=(128,), num_warps=(4,), num_stages=(2,), pre_hook=set_tiles)
+    + autotune_configs(HIGH=(16,), WIDE=(16,), BLOCK_N=(128,), num_warps=(8,), num_stages=(3,), pre_hook=set_tiles)
+    + autotune_configs(HIGH=(16,), WIDE=(16,), BLOCK_N=(64,), num_warps=(8,), num_stages=(4,), pre_hook=set_tiles)),
+    key=["outs", "steps", "STEP", "TAIL"])(conv3_kernel)

@@ -52,6 +52,18 @@ def test_norm_silu(shape, dtype, backend):
     check(shape, dtype, "cpu", backend)
 
 
+@pytest.mark.parametrize("batch, channels, outs, frames, height, width", [(1, 64, 24, 1, 5, 7), (2, 96, 96, 2, 9, 17), (1, 128, 136, 1, 16, 16)])
+def test_conv3(batch, channels, outs, frames, height, width):
+    """Ragged frames, a step and a half of channels, outputs that leave a tile part empty."""
+    x = draw((batch, channels, frames + 2, height, width))[0]
+    weight = draw((outs, channels, 3, 3, 3))[0] * (27 * channels) ** -0.5
+    truth = F.conv3d(x.double(), weight.double(), padding=(0, 1, 1))
+    for some in (x, x.contiguous()):
+        y = kernels.conv3(some, weight.contiguous() if some is not x else weight, backend="triton")
+        assert y.shape == truth.shape and y.is_contiguous(memory_format=torch.channels_last_3d) and distance(y, truth) < 1e-5
+    assert distance(kernels.conv3(x, weight), truth) < 1e-5
+
+
 def test_another_layout_is_taken_too():
     x, plus, gamma, bias = draw((2, 24, 2, 3, 4))
     out, _ = kernels.norm_silu(x.contiguous(), gamma, bias=bias, plus=plus.contiguous(), backend="triton")
@@ -67,6 +79,28 @@ def test_another_layout_is_taken_too():
 def test_what_does_not_fit_is_refused_in_the_callers_words(change, message):
     with pytest.raises(ValueError, match=message):
         kernels.norm_silu(**{**dict(x=torch.zeros(1, 4, 2, 3, 3), gamma=torch.zeros(4)), **change})
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(weight=torch.zeros(8, 32, 3, 3, 3)), r"weight: expected shape \[\*, 64, 3, 3, 3\], got \[8, 32, 3, 3, 3\]"),
+    (dict(x=torch.zeros(1, 64, 2, 3, 3)), "x: expected 3 frames or more, two of them the past, got 2"),
+    (dict(x=torch.zeros(1, 48, 3, 3, 3), weight=torch.zeros(8, 48, 3, 3, 3)), "weight: expected 64 n, 80 or 96 channels .* try backend='torch'"),
+])
+def test_what_cannot_be_convolved_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.conv3(**{**dict(x=torch.zeros(1, 64, 3, 3, 3), weight=torch.zeros(8, 64, 3, 3, 3), backend="triton"), **change})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels, outs, height, width", [(96, 96, 61, 100), (192, 96, 16, 33), (384, 384, 9, 30), (64, 8, 1, 1)])
+def test_conv3_on_the_gpu(channels, outs, height, width):
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("tiles come by the copy engine of Hopper and later")
+    x = draw((1, channels, 5, height, width), torch.bfloat16, "cuda")[0]
+    weight = draw((outs, channels, 3, 3, 3), torch.float32, "cuda")[0].mul((27 * channels) ** -0.5).bfloat16()
+    truth = F.conv3d(x.double(), weight.double(), padding=(0, 1, 1))
+    for backend in ("triton", "auto"):
+        assert distance(kernels.conv3(x, weight, backend=backend), truth) < 3e-3
 
 
 # --- the decoder that runs on it ---------------------------------------------------------------------------------------
