@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_wan import I2V, write_wan_preset
+from tiny_wan import I2V, a_picture, write_wan_preset
 from weights import forms
 from weights.hub import REPO, Hub
 
+from turbo_engine import __main__ as cli
 from turbo_engine.errors import WeightsError
 from turbo_engine.media import read_recipe
 from turbo_engine.parts import prepare, take_stock, weights_folder, why_not_ready
@@ -140,6 +141,18 @@ def test_what_goes_wrong_on_the_way_is_one_line(published, hub, damage, says):
     damage(hub)
     done = command(hub, toml, folder, "--download", "--quiet")
     assert done.returncode == 2 and done.stdout == "" and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_a_picture_from_the_command_line(tmp_path, capsys):
+    toml, out = write_wan_preset(tmp_path, I2V), tmp_path / "clip.mp4"
+    (tmp_path / "start.png").write_bytes(a_picture())
+    argv = ["a cat", "--preset", str(toml), "--device", "cpu", "--threads", "1", "--quiet", "--out", str(out)]
+    for more, says in (([], "image: expected a picture to start from"), (["--image", str(tmp_path / "no.png")], "image: expected a readable picture, got .*no.png"),
+                       (["--image", str(toml)], "another kind of file")):
+        assert cli.main([*argv, *more]) == 2
+        assert re.search(says, capsys.readouterr().err) and not out.exists()
+    assert cli.main([*argv, "--image", str(tmp_path / "start.png")]) == 0
+    assert len(json.loads(capsys.readouterr().out)["image_sha256"]) == 64 and out.exists()
 
 
 def test_the_app_lists_refuses_and_starts(published, hub, tmp_path):

@@ -32,6 +32,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--negative", default="", metavar="TEXT", help="what a full render steers away from")
     parser.add_argument("--frames", type=int, help="4k + 1")
     parser.add_argument("--size", metavar="WxH", help="width x height in pixels, from the preset's menu")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="picture that the clip starts from, for a preset that takes one")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path("clip.mp4"), metavar="FILE.mp4")
@@ -51,6 +52,13 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
+def _picture(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"image: expected a readable picture, got {path} ({error.strerror}); check the path") from error
+
+
 def _show(event: Progress | Preview, quiet: bool) -> None:
     if quiet or isinstance(event, Preview):
         return
@@ -66,7 +74,7 @@ def run(argv: list[str]) -> dict:
     width, height = _size(args.size)
     request = Request(args.prompt, seed=args.seed, mode=args.mode, num_steps=args.steps, sampler=args.sampler,
                       num_frames=args.frames, height=height, width=width, guidance_scale=args.guidance,
-                      negative_prompt=args.negative, preview_steps=())
+                      negative_prompt=args.negative, preview_steps=(), image=_picture(args.image))
     resolve(request, preset)                                       # refuse both before torch is even imported
     check_writable(args.out)
     if args.threads is not None and args.threads < 1:
