@@ -1,14 +1,17 @@
 """True sizes in bf16 on a GPU, random weights: how far from float32, ours or, where it is installed, diffusers'."""
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
 from peers import dit_peer, randomize, relative_error, vae_peer
 
+from turbo_engine.families.wan import fit_linear8, in_rows
 from turbo_engine.models.config import DiTConfig, TinyVAEConfig, WanVAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
+from turbo_engine.weights import MODELS, assign
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 PEER = importlib.util.find_spec("diffusers") is not None
@@ -51,6 +54,24 @@ def test_dit():
     error = relative_error(velocity, expected)
     print(f"1.3B bf16 against float32 ({'diffusers' if PEER else 'our own'}): {error:.1e}")
     assert velocity.dtype == torch.float32 and error < 2e-2
+
+
+def test_two_blocks_of_an_expert():
+    """Wan2.2 A14B's width and channels, 720p, 5 frames: bf16, and bf16 with its weights in int8 rows, against float32."""
+    ours = built(lambda: DiT(replace(MODELS["Wan2.2-I2V-A14B"], num_layers=2)))
+    torch.manual_seed(4)
+    latent, condition = torch.randn(1, 16, 2, 90, 160, device="cuda"), torch.randn(1, 20, 2, 90, 160, device="cuda")
+    text, timestep = torch.randn(1, 512, 4096, device="cuda"), torch.tensor([932.0], device="cuda")
+    with torch.inference_mode():
+        expected = ours(latent, timestep, text, condition=condition)
+    ours.to(torch.bfloat16)
+    with torch.device("meta"):
+        packed = fit_linear8(DiT(ours.config), blocks=False)
+    assign(packed, in_rows(ours.state_dict().items()))
+    with torch.inference_mode():
+        errors = [relative_error(network(latent, timestep, text, condition=condition), expected) for network in (ours, packed)]
+    print("A14B, 2 blocks: bf16 and int8 weights against float32: {:.1e} {:.1e}".format(*errors))
+    assert errors[0] < 2e-2 and errors[1] < 4e-2
 
 
 def test_vae():
