@@ -123,6 +123,7 @@ def test_what_is_missing_is_named_and_turbo_alone_is_enough_for_turbo(tmp_path):
     (folder / "full.safetensors").unlink()
     engine = Engine(path, device="cpu", threads=2).load()
     assert last(engine, Request("a cat")).frames.any()
+    assert list(folder.glob("*/*.safetensors")) and take_stock(preset, folder).others == ()       # prompts kept there are no strangers
     with pytest.raises(RequestError, match="expected turbo, as the full network was not found"):
         last(engine, Request("a cat", mode="full"))
     (folder / "vae.safetensors").rename(tmp_path / "elsewhere")

@@ -50,7 +50,7 @@ class FromFiles:
         self._files = files = take_stock(preset, folder).files
         self.networks = tuple(files.networks)
         self.packed = frozenset(name for name, identity in files.networks.items() if identity.quantised)
-        self.tokenizer, self.prompts, self.has_tiny = files.tokenizer, folder / "prompts", files.tiny_vae is not None
+        self.tokenizer, self.prompts, self.has_tiny = files.tokenizer, folder / ".prompts", files.tiny_vae is not None
         self.named = {name: f"{identity.path.name}, {identity.bytes} bytes" for name, identity in self._parts()}
         for part in (files.vae, preset.vae), (files.text_encoder, preset.umt5), (files.tiny_vae, tiny_numbers(preset)):
             if part[0] is not None:
