@@ -12,15 +12,36 @@ def autotune_configs(num_warps: tuple[int, ...] = (4,), num_stages: tuple[int, .
     Args: num_warps, num_stages: launch settings to try; blocks: constexpr sizes by name, e.g. BLOCK_C=(512, 1024);
         pre_hook: called before each launch with its arguments by name, to fit descriptors to the blocks.
     """
-    return first_or_all([
-        triton.Config(dict(zip(blocks, sizes)), num_warps=warps, num_stages=stages, pre_hook=pre_hook)
-        for *sizes, warps, stages in product(*blocks.values(), num_warps, num_stages)
-    ])
+    return first_or_all(_every(num_warps, num_stages, pre_hook, blocks))
 
 
 def first_or_all(configs: list[triton.Config]) -> list[triton.Config]:
     """What `autotune_configs` does with RUSHES_TUNE=0, for a list put together by hand."""
-    return configs[:1] if triton.knobs.runtime.interpret or os.environ.get("RUSHES_TUNE") == "0" else configs
+    return configs[:1] if triton.knobs.runtime.interpret or _untuned() else configs
+
+
+def row_options(*, num_stages: dict[bool, tuple[int, ...]], pre_hook=None) -> dict:
+    """Arguments of `triton.autotune` for a walk with [BLOCK_M, HEAD_DIM] float32 sums: stages by AHEAD, and warps that hold the sums.
+
+    Four warps have registers for 64 rows of 128 or 128 rows of 64, eight want 128 rows to share. Only the first that fits with RUSHES_TUNE=0.
+    """
+    configs = [c for ahead, stages in num_stages.items() for c in _every((8, 4), stages, pre_hook, {"AHEAD": (ahead,)})]
+
+    def fitting(configs: list[triton.Config], arguments: dict, **constants) -> list[triton.Config]:
+        rows, head_dim = ({**arguments, **constants}[name] for name in ("BLOCK_M", "HEAD_DIM"))
+        fit = [c for c in configs if (rows >= 128 if c.num_warps == 8 else rows * head_dim < 128 * 128)] or configs
+        return fit[:1] if _untuned() else fit
+
+    return {"configs": configs[-1:] if triton.knobs.runtime.interpret else configs, "prune_configs_by": {"early_config_prune": fitting}}
+
+
+def _every(num_warps: tuple[int, ...], num_stages: tuple[int, ...], pre_hook, blocks: dict[str, tuple]) -> list[triton.Config]:
+    return [triton.Config(dict(zip(blocks, sizes)), num_warps=warps, num_stages=stages, pre_hook=pre_hook)
+            for *sizes, warps, stages in product(*blocks.values(), num_warps, num_stages)]
+
+
+def _untuned() -> bool:
+    return os.environ.get("RUSHES_TUNE") == "0"
 
 
 def row_warps(padded: int) -> int:

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from kernels.sage.kernel import load_tile, products, set_tiles, visit
 from kernels.sla.kernel import channel_softmax, load_rows, store_rows
-from kernels.tuning import autotune_configs
+from kernels.tuning import autotune_configs, row_options
 
 
 @triton.jit(do_not_specialize=["heads", "length", "query_blocks", "key_blocks", "topk"])
@@ -75,6 +75,5 @@ def sparse_kernel(q8, k8, v, q, q_scale, k_scale, v_scale, o, lut, values, z, bi
 
 
 _KEY = ["HEAD_DIM", "BLOCK_M", "BLOCK_N", "INT", "PV8", "PERMUTE", "LINEAR"]
-sparse_by_descriptors = triton.autotune(
-    autotune_configs(AHEAD=(True, False), num_warps=(4, 8), num_stages=(3,), pre_hook=set_tiles), key=_KEY)(sparse_kernel)
+sparse_by_descriptors = triton.autotune(key=_KEY, **row_options(num_stages={True: (3,), False: (3,)}, pre_hook=set_tiles))(sparse_kernel)
 sparse_by_pointers = triton.autotune(autotune_configs(AHEAD=(False,), num_warps=(8, 4), num_stages=(2, 3)), key=_KEY)(sparse_kernel)

@@ -8,7 +8,7 @@ The 8-bit walk is kernels/sage/sparse.py.
 import triton
 import triton.language as tl
 
-from kernels.tuning import autotune_configs, first_or_all
+from kernels.tuning import autotune_configs, row_options
 
 LOG2E = tl.constexpr(1.4426950408889634)
 _RUN_TIME = ["heads", "length", "topk", "num_blocks"]      # never specialised on a value: any length, one binary
@@ -73,11 +73,7 @@ def _visit(top, total, acc, logits, v, batch, head, block, length, stride_vb, st
     return new_top, total, acc
 
 
-_CONFIGS = first_or_all(autotune_configs(AHEAD=(False,), num_warps=(4, 8), num_stages=(2, 3, 4))
-                        + autotune_configs(AHEAD=(True,), num_warps=(4, 8), num_stages=(2, 3)))
-
-
-@triton.autotune(_CONFIGS, key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"])
+@triton.autotune(key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"], **row_options(num_stages={False: (2, 3, 4), True: (2, 3)}))
 @triton.jit(do_not_specialize=_RUN_TIME)
 def forward_kernel(q, k, v, o, lse, lut, values, z, bias,
                    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
