@@ -199,6 +199,24 @@ def test_parts_are_told_by_content_whatever_their_names(tmp_path):
         prepare(preset, other, show=lambda line: None)
 
 
+def test_the_hubs_own_cache_is_looked_into_and_a_home_folder_is_not(tmp_path):
+    preset = load_preset(write_wan_preset(tmp_path))
+    own, cache = tmp_path / "tiny-wan", tmp_path / "hub"
+    snapshot = cache / "models--a--b" / "snapshots" / "0123"
+    (cache / "models--a--b" / "blobs").mkdir(parents=True)
+    for index, path in enumerate(own.iterdir()):
+        place = snapshot / ("transformer" if path.stem == "turbo" else "")
+        place.mkdir(parents=True, exist_ok=True)
+        blob = shutil.copy(path, cache / "models--a--b" / "blobs" / f"{index:064}")
+        (place / path.name).symlink_to(blob)
+    assert take_stock(preset, cache).refusal == "" and why_not_ready(preset, cache) == ""
+    for index in range(2001):
+        (tmp_path / "home" / str(index)).mkdir(parents=True)
+    with pytest.raises(WeightsError, match="home: expected a folder of weights, found one with more than 2,000 folders"):
+        take_stock(preset, tmp_path / "home")
+    assert "more than 2,000 folders" in why_not_ready(preset, tmp_path / "home")
+
+
 def test_an_expert_is_no_model_of_one_network(tmp_path):
     """Wan2.2 T2V's experts have the very shapes of Wan2.1 T2V 14B."""
     preset = load_preset(write_wan_preset(tmp_path))

@@ -17,12 +17,12 @@ from turbo_engine.weights import HubFile, Identity, TinyNumbers, convert, fetch,
 from turbo_engine.weights.architecture import Numbers, elements
 from turbo_engine.weights.container import CONVERT, Progress
 from turbo_engine.weights.fetch import Remote, with_shards
+from turbo_engine.weights.folder import DEPTH
 from turbo_engine.weights.identify import size_of, size_text
 from turbo_engine.weights.shards import INDEX_SUFFIX, PICKLE_SUFFIXES
 from turbo_engine.weights.terminal import announce, bar
 
 TOKENIZER = "tokenizer.json"
-_DEPTH = 4                   # folders below the named one in which the tokenizer may lie
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,18 @@ def why_not_ready(preset: Preset, named: Path | str | None = None) -> str:
     if preset.weights is not None:
         absent = [path for role in ("teacher", "student", "decoder") if not (path := preset.weights_path(role)).is_file()]
         return f"Its file {absent[0].name} is not in {folder}; restore it." if absent else ""
-    if missing := take_stock(preset, folder).missing:
+    try:
+        missing = take_stock(preset, folder).missing
+    except WeightsError as error:
+        return str(error)
+    if missing:
         names = ", ".join(f"{part.name} ({_gb(part.bytes)})" for part in missing)
         return f"Not in {folder}: {names}. Start the app with --preset {preset.name} --download, or name the folder with --weights."
     return ""
 
 
 def take_stock(preset: Preset, folder: Path) -> Stock:
-    """Look at every checkpoint of a folder and of two levels of folders in it. A folder that is not there holds nothing."""
+    """Look at every checkpoint of a folder and of the folders in it, as `scan` does. A folder that is not there holds nothing."""
     refused: list[tuple[Path, str]] = []
     found = scan(folder, lambda path, why: refused.append((path, why))) if folder.is_dir() else []
     found.sort(key=lambda identity: identity.quantised)                     # of two files for one part the more exact one
@@ -175,7 +179,7 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
                               expert=name.partition(" ")[2], needed=mode == "turbo", without="only turbo clips without it; --download-full gets it"))
     parts += [part("video autoencoder", preset.files.vae, preset.vae, 4),
               part("text encoder", preset.files.text_encoder, preset.umt5, 2)]
-    tokenizer = next((path for depth in range(_DEPTH + 1) for path in sorted(folder.glob("*/" * depth + TOKENIZER))), None)
+    tokenizer = next((path for depth in range(DEPTH + 1) for path in sorted(folder.glob("*/" * depth + TOKENIZER))), None)
     parts.append(Part(TOKENIZER, preset.files.tokenizer, 17 << 20, True, path=tokenizer))
     if preset.tiny_vae is not None and preset.files.tiny_vae:
         parts.append(part("preview decoder", preset.files.tiny_vae, tiny_numbers(preset), 2, needed=False,

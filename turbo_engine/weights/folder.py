@@ -9,6 +9,9 @@ from turbo_engine.weights.identify import Identity, identify_tensors
 from turbo_engine.weights.layouts import Layout
 from turbo_engine.weights.shards import NUMBERED, PICKLE_SUFFIXES, ShardSet, open_shards
 
+DEPTH = 4                    # folders below the named one that are looked into
+_MOST_FOLDERS = 2000
+
 
 def identify(path: Path | str) -> Identity:
     """What a file, an index or a folder of shards is, from headers alone.
@@ -21,15 +24,16 @@ def identify(path: Path | str) -> Identity:
 
 
 def scan(folder: Path | str, note: Callable[[Path, str], None] | None = None) -> list[Identity]:
-    """Every checkpoint in a folder and in its folders, two levels down: where clones of the hub's repositories have them.
+    """Every checkpoint in a folder and in its folders, four levels down: where the hub's own cache has them.
 
-    note: called with each .safetensors or pickle that is no checkpoint of ours, and why. Raises: WeightsError for no folder.
+    note: called with each .safetensors or pickle that is no checkpoint of ours, and why. Raises: WeightsError for no folder, or one
+    with more folders in it than any collection of weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise WeightsError(f"{folder}: expected a folder of weights, found none; check the path")
     found = []
-    for place in _folders(folder, 2):
+    for place in _folders(folder):
         for candidate in _candidates(place):
             try:
                 found.append(identify(candidate))
@@ -39,12 +43,23 @@ def scan(folder: Path | str, note: Callable[[Path, str], None] | None = None) ->
     return found
 
 
-def _folders(folder: Path, depth: int) -> list[Path]:
-    try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")) if depth else []
-    except OSError:                                            # not ours to read, so not ours to use
-        return []
-    return [folder, *(deeper for path in inside for deeper in _folders(path, depth - 1))]
+def _folders(folder: Path) -> list[Path]:
+    """The folder and those in it, each before its own, hidden ones left out."""
+    found, waiting = [], [(folder, DEPTH)]
+    while waiting:
+        place, depth = waiting.pop()
+        try:
+            inside = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+        except OSError as error:
+            if place == folder:
+                raise WeightsError(f"{folder}: expected a readable folder, found: {error.strerror}; check its permissions") from error
+            continue                                           # not ours to read, so not ours to use
+        found.append(place)
+        if len(found) > _MOST_FOLDERS:
+            raise WeightsError(f"{folder}: expected a folder of weights, found one with more than {_MOST_FOLDERS:,} folders in it; "
+                               "name the one that has them")
+        waiting += [(path, depth - 1) for path in reversed(inside) if depth]
+    return found
 
 
 def _candidates(place: Path) -> list[Path]:
