@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from turbo_engine.denoiser import Denoiser
+from turbo_engine.distill import report
 from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.pocket import pocket_preset
+from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
@@ -217,6 +219,44 @@ def test_sparse_twin_learns_the_dense_networks_answer(run):
         losses.append(float(step(noise, text)[0]))
         optimizers.clipped_step(run, 1.0)
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_flicker_looks_where_little_moves():
+    """A square that blinks on a quarter of a still picture is motion; noise everywhere is flicker."""
+    still = torch.full((2, 3, 5, 8, 8), 0.5)
+    blinking = still.clone()
+    blinking[:, :, ::2, :4, :4] = 1
+    assert flicker(still) == flicker(blinking) == 0
+    assert flicker(still + 0.1 * torch.randn(still.shape, generator=torch.Generator().manual_seed(0))) == pytest.approx(0.1, abs=0.03)
+
+
+def test_variety_is_the_variance_over_seeds():
+    def make(prompts, seeds):
+        return torch.stack([torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    assert variety(make, ["a", "b"]) == pytest.approx(1, abs=0.1)
+    assert variety(lambda prompts, seeds: torch.ones(len(seeds), 4, 3, 4, 4), ["a"]) == 0
+
+
+def test_a_count_takes_every_prompt_with_every_draw_and_the_tail_apart():
+    """A maker that gives each prompt's own picture on even draws only, judged by a probe that reads it."""
+    class Studio:
+        @staticmethod
+        def frames(latents):
+            return latents
+
+    def make(prompts, seeds):
+        shown = torch.tensor([float(prompt) for prompt in prompts]) if seeds[0] < 10_000 else torch.full((len(prompts),), 0.25)
+        return shown.view(-1, 1, 1, 1, 1).expand(-1, 3, 33, 128, 128)
+
+    labels = torch.tensor([[0] * 4, [1] * 4, [3] * 4])
+
+    def probe(views):
+        return [torch.nn.functional.one_hot((views.mean((1, 2, 3, 4)) * 4).round().long(), 5).float() for _ in range(4)]
+
+    row = report.count(Studio, probe, make, ["0", "0.25", "0.75"], labels, 1, draws=2, still=torch.tensor([True, False, True]))
+    assert row["all"]["subject"] == pytest.approx(4 / 6, abs=1e-3) and row["held_out"]["camera"] == 0.5
+    assert row["sharpness"] == row["flicker"] == 0
 
 
 def test_gradient_steps_that_share_parameters_keep_their_gradients_apart(run):

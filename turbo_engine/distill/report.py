@@ -1,7 +1,8 @@
 """Every number and sheet of the model card, from the weights: `python -m turbo_engine.distill.report --out OUT`.
 
-Counts with the probe on fixed prompts (teacher, student by steps and sampler, teacher at the student's steps), sharpness,
-the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact sheets of the showcase prompts.
+Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
+sharpness, flicker, variety over seeds, the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact
+sheets of the showcase prompts.
 Runs on a CPU too, given patience (--prompts 8).
 """
 import json
@@ -31,6 +32,7 @@ from turbo_engine.schedule import flow_times, rcm_times
 from turbo_engine.weights import fill
 
 BATCH = 25
+VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 
 
 class Studio:
@@ -92,19 +94,38 @@ def to_uint8(frames: Tensor) -> np.ndarray:
     return (frames * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
 
 
-def count(studio: Studio, probe, make, prompts: list[str], labels: Tensor, held_out: int) -> dict:
-    """Probe accuracy on all prompts and on the held-out tail, and mean sharpness. make(prompts, seeds) -> latents."""
-    views, edges = [], []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start:start + BATCH]
-        frames = studio.frames(make(part, list(range(start, start + len(part)))))
-        views.append(view(frames))
-        edges.append(sharpness(frames))
+def flicker(frames: Tensor) -> float:
+    """Mean change from frame to frame over the quieter half of each clip's pixels, where little should move. [B, 3, T, H, W]."""
+    change = (frames[:, :, 1:] - frames[:, :, :-1]).abs().mean((1, 2)).flatten(1)
+    return float(change.sort(1).values[:, :change.shape[1] // 2].mean())
+
+
+def count(studio: Studio, probe, make, prompts: list[str], labels: Tensor, held_out: int, *, draws: int, still: Tensor) -> dict:
+    """Over `draws` seeds a prompt: probe accuracy on all prompts and on the held-out tail, mean sharpness, and flicker where the
+    camera stands still (bool [N]). make(prompts, seeds) -> latents."""
+    views, edges, quiet = [], [], []
+    for draw in range(draws):
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start:start + BATCH]
+            frames = studio.frames(make(part, list(range(10_000 * draw + start, 10_000 * draw + start + len(part)))))
+            views.append(view(frames))
+            edges.append(sharpness(frames))
+            if (standing := still[start:start + len(part)].to(frames.device)).any():
+                quiet.append(flicker(frames[standing]))
     seen = torch.cat(views)
-    row = {"all": accuracy(probe, seen, labels), "sharpness": round(float(np.mean(edges)), 6)}
+    row = {"all": accuracy(probe, seen, labels.repeat(draws, 1)), "sharpness": round(float(np.mean(edges)), 6)}
+    if quiet:
+        row["flicker"] = round(float(np.mean(quiet)), 6)
     if held_out:
-        row["held_out"] = accuracy(probe, seen[-held_out:], labels[-held_out:])
+        tail = (torch.arange(len(seen)) % len(prompts)) >= len(prompts) - held_out
+        row["held_out"] = accuracy(probe, seen[tail.to(seen.device)], labels[-held_out:].repeat(draws, 1))
     return row
+
+
+def variety(make, prompts: list[str]) -> float:
+    """How much the clips of one prompt differ: variance of the latents over seeds, averaged over prompts and elements."""
+    spread = [make([prompt] * VARIETY_SEEDS, list(range(VARIETY_SEEDS))).var(0).mean() for prompt in prompts[:VARIETY_PROMPTS]]
+    return round(float(torch.stack(spread).mean()), 4)
 
 
 def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
@@ -138,6 +159,7 @@ def main() -> None:
     parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
     parser.add_argument("--probe", type=Path, help="probe.safetensors; without it nothing is counted")
     parser.add_argument("--prompts", type=int, default=600)
+    parser.add_argument("--draws", type=int, default=3, help="seeds a counted prompt")
     parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
     args = parser.parse_args()
     run, world, start = open_run("report", args), load_world(), time.monotonic()
@@ -146,7 +168,7 @@ def main() -> None:
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
     report = {"device": torch.cuda.get_device_name() if run.cuda else "cpu", "torch": torch.__version__, "prompts": args.prompts,
-              "held_out": held_out, "guidance_scale": studio.preset.full.guidance_scale}
+              "draws": args.draws, "held_out": held_out, "guidance_scale": studio.preset.full.guidance_scale}
     if args.seeds:
         report["turbo_to_full"] = turbo_to_full(studio, prompts[:args.seeds])
     compositor = Compositor(world, run.device)
@@ -161,7 +183,10 @@ def main() -> None:
         makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
         makers |= {f"student-{n} {studio.preset.turbo.sampler}": lambda p, s, n=n: studio.student(p, s, n, studio.preset.turbo.sampler)
                    for n in (2, 1)}
-        report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out) for name, make in makers.items()}
+        still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
+        report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
+                              for name, make in makers.items()}
+        report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
     if run.cuda:
         studio.vae.float()
         report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
