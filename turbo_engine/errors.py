@@ -2,11 +2,22 @@
 
 
 class TurboError(Exception):
-    """Base of all errors the engine raises on purpose; the page and the command line show it as one line."""
+    """Base of all errors the engine raises on purpose; the page and the command line show it as one line.
+
+    outcome: what became of the job, for counting.
+    """
+
+    outcome = "failed"
 
 
 class RequestError(TurboError):
     """A request the engine cannot serve: empty prompt, length not 4k + 1, size off the menu."""
+
+
+class OutOfMemory(TurboError):
+    """A clip that does not fit into the device's memory; the next one may."""
+
+    outcome = "no memory"
 
 
 class PresetError(TurboError):
