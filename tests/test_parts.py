@@ -217,6 +217,20 @@ def test_the_hubs_own_cache_is_looked_into_and_a_home_folder_is_not(tmp_path):
     assert "more than 2,000 folders" in why_not_ready(preset, tmp_path / "home")
 
 
+def test_the_tokenizer_of_another_model_is_not_taken(tmp_path):
+    preset = load_preset(write_wan_preset(tmp_path))
+    folder, home = tmp_path / "tiny-wan", tmp_path / "all"
+    for place in ("a-model/tokenizer", "wan/text_encoder", "wan/tokenizer", "wan/x/google/umt5-xxl"):
+        (home / place).mkdir(parents=True)
+    shutil.copy(folder / "text.safetensors", home / "wan" / "text_encoder")
+    for place in ("wan/x/google/umt5-xxl", "wan/tokenizer", "a-model/tokenizer"):
+        shutil.copy(folder / "tokenizer.json", home / place)
+    for place in ("wan/x/google/umt5-xxl", "wan/tokenizer", "a-model/tokenizer"):
+        found, = [part.path for part in take_stock(preset, home).parts if part.name == "tokenizer.json"]
+        assert found == home / place / "tokenizer.json"
+        found.unlink()
+
+
 def test_an_expert_is_no_model_of_one_network(tmp_path):
     """Wan2.2 T2V's experts have the very shapes of Wan2.1 T2V 14B."""
     preset = load_preset(write_wan_preset(tmp_path))

@@ -179,8 +179,7 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
                               expert=name.partition(" ")[2], needed=mode == "turbo", without="only turbo clips without it; --download-full gets it"))
     parts += [part("video autoencoder", preset.files.vae, preset.vae, 4),
               part("text encoder", preset.files.text_encoder, preset.umt5, 2)]
-    tokenizer = next((path for depth in range(DEPTH + 1) for path in sorted(folder.glob("*/" * depth + TOKENIZER))), None)
-    parts.append(Part(TOKENIZER, preset.files.tokenizer, 17 << 20, True, path=tokenizer))
+    parts.append(Part(TOKENIZER, preset.files.tokenizer, 17 << 20, True, path=_tokenizer(folder, parts[-1].path)))
     if preset.tiny_vae is not None and preset.files.tiny_vae:
         parts.append(part("preview decoder", preset.files.tiny_vae, tiny_numbers(preset), 2, needed=False,
                           without="previews take the full decoder without it"))
@@ -188,6 +187,15 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
     others = [f"{identity.path}: {identity}{_unmarked(preset, identity)}" for identity in found if identity.path not in used]
     others += [why for path, why in refused if path not in pickles]
     return Stock(preset, folder, tuple(parts), tuple(others))
+
+
+def _tokenizer(folder: Path, encoder: Path | None) -> Path | None:
+    """Of all files of that name, which many models have, the one whose folders say umT5, else the one nearest to the text encoder."""
+    def rank(path: Path) -> tuple:
+        shared = [a == b for a, b in zip(path.parts, encoder.parts if encoder else ())]
+        return "umt5" not in str(path.relative_to(folder)).lower(), -(shared.index(False) if False in shared else len(shared)), len(path.parts), path
+
+    return min((path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + TOKENIZER)), key=rank, default=None)
 
 
 def get_missing(stock: Stock, *, full: bool, announce: Callable[[list[Remote]], None] | None = None,
