@@ -10,15 +10,13 @@ export class ClipMenu {
     for (const menu of [this._size, this._length]) menu.addEventListener("change", onChange);
   }
 
-  /** clip: { fps, width, height, num_frames, sizes: [[width, height]], lengths, max_num_frames }. What was chosen stays where it can. */
+  /** clip: { fps, width, height, num_frames, sizes: [[width, height]], lengths, max_num_frames }. */
   fill(clip) {
-    const before = this._clip && this.wish();
     this._clip = clip;
     this._size.replaceChildren(...clip.sizes.map(([width, height]) => element("option", { value: `${width}x${height}` }, `${width} × ${height}`)));
     this._length.replaceChildren(...clip.lengths.map((frames) => this._lengthOption(frames)));
     this._size.value = `${clip.width}x${clip.height}`;
     this._length.value = clip.num_frames;
-    if (before) this.set(before);
     for (const menu of [this._size, this._length]) {
       menu.disabled = menu.options.length < 2;
       menu.title = menu.disabled ? "This model makes no other" : "";

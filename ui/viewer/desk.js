@@ -10,6 +10,7 @@ import { FinalControl } from "./final.js";
 import { History } from "./history.js";
 import { Match } from "./match.js";
 import { Pair } from "./pair.js";
+import { Models } from "./models.js";
 import { Memory } from "./memory.js";
 import { Panel } from "./panel.js";
 import { labelOf, Picks, sidesOf } from "./picks.js";
@@ -43,6 +44,7 @@ class Desk {
     this.edits = new Map();         // generation -> that, while its clip may still come
     this.incoming = new Map();      // "side/generation/kind" -> the clip whose frames are arriving
     this.shown = null;              // the turbo clip on screen
+    this.parting = "";              // what is to be said once another model runs
     this.final = null;              // the full render under way: { generation }
     this.full = null;               // the last full clip; shown beside the turbo clip of the same words and seed
 
@@ -55,6 +57,7 @@ class Desk {
     this.$(".keys-open").addEventListener("click", () => this.$(".keys").showModal());
     this.$(".keys-close").addEventListener("click", () => this.$(".keys").close());
     this.drop = new Drop(desk, (file) => (this.panel.first.fits(file) ? this.panel.first.take(file) : this.restore(file)));
+    this.models = new Models(desk, { onTrouble: (line) => this.facts.say(line, "error") });
     this.memory = new Memory();
     this.picks = new Picks(this.memory.picks, { ask: (...pick) => this.askPick(...pick), onChange: () => this.picked() });
     this.history = new History(desk, {
@@ -80,6 +83,7 @@ class Desk {
       "Ctrl+Enter": () => this.renderFull(),
       "/": () => this.$(".prompt").focus(),
       e: () => this.export.open(),
+      m: () => this.models.open(),
       p: () => this.pauseLive(),
       "?": () => this.$(".keys").showModal(),
       Escape: () => this.unpick(),
@@ -127,7 +131,7 @@ class Desk {
     this.edits.set(edit.generation, this.asked);
     this.memory.shot = this.panel.state();
     this.desk.dataset.asked = edit.generation;
-    this.facts.say(this.waits ? WAITS : "");
+    if (this.desk.dataset.engine !== "failed") this.facts.say(this.waits ? WAITS : "");
     this.markStale();
     this.socket.send({ ...how, ...edit });
   }
@@ -164,6 +168,7 @@ class Desk {
 
   /** A clip of the history, as it was; a full one beside the turbo clip of its words and seed. */
   open(entry) {
+    if (entry.preset && entry.preset !== this.hello.preset) return this.offerSwitch(entry);
     if (entry.mode === "full" && this.final) return this.facts.say("A full render is under way: cancel it first, or wait for it.");
     const { id, mode, num_steps: steps } = entry;
     if (mode === "full") this.picks.drop("b");
@@ -181,6 +186,18 @@ class Desk {
     if (!this.socket.send({ op: "open", id, generation: this.final.generation })) this.finalEnded("The connection is down.", "error");
     else if (refused) this.facts.say(refused);
     return this.layOut();
+  }
+
+  /** A clip of another model: to have it back as it was is to have that model back, which may take minutes; to look at it is not. */
+  offerSwitch(entry) {
+    this.facts.say(`This clip was made with ${entry.preset}. A or B shows it beside this shot.`);
+    this.facts.offer(`Switch to ${entry.preset}`, () => this.switchTo(entry.preset, () => this.open(entry)));
+  }
+
+  /** Another model, and then what to do with it instead of asking for what the controls say. */
+  async switchTo(name, then) {
+    this.afterSwitch = { name, then };
+    if (!(await this.models.choose(name))) this.afterSwitch = null;
   }
 
   /** The finished clips on screen, first and second: what they are called, and as the server described them. */
@@ -207,13 +224,17 @@ class Desk {
   async restore(file) {
     try {
       const recipe = await recipeOf(file);
-      if (recipe.preset !== this.hello.preset) throw new Error(`This clip was made with the preset “${recipe.preset}”; this page runs “${this.hello.preset}”.`);
-      const refused = this.panel.set(controlsOf(recipe));
-      this.edited();
-      this.facts.say([refused, recipe.mode === "full" ? "The shot of a full render is back; Ctrl + Enter renders it again." : ""].join(" ").trim());
+      if (recipe.preset !== this.hello.preset) return this.switchTo(recipe.preset, () => this.take(recipe));
+      this.take(recipe);
     } catch (error) {
       this.facts.say(error.message, "error");
     }
+  }
+
+  take(recipe) {
+    const refused = this.panel.set(controlsOf(recipe));
+    this.edited();
+    this.facts.say([refused, recipe.mode === "full" ? "The shot of a full render is back; Ctrl + Enter renders it again." : ""].join(" ").trim());
   }
 
   cancelFull() {
@@ -249,14 +270,32 @@ class Desk {
   }
 
   welcome(hello) {
-    const first = !this.hello;
+    const first = !this.hello, another = !first && hello.preset !== this.hello.preset;
     this.hello = hello;
-    if (first) this.panel.fill(hello);
+    this.models.show(hello.preset);
+    if (another) this.leaveModel();
+    if (first || another) this.panel.fill(hello);
     this.desk.dataset.takesImage = hello.takes_image;
-    this.history.load();
     if (first && !this.panel.touched) this.panel.set(this.memory.shot ?? hello.opening);
-    this.picks.askAgain();
-    this.ask();
+    const { name, then } = this.afterSwitch ?? {};
+    this.afterSwitch = null;
+    if (!another) {
+      this.history.load();
+      this.picks.askAgain();
+    }
+    if (name === hello.preset) then();
+    else this.ask();
+  }
+
+  /** Another model runs from now on: what the one before was asked for will not come. */
+  leaveModel() {
+    this.edits.clear();
+    this.incoming.clear();
+    this.asked = null;
+    this.parting = this.final ? "Another model was chosen, and the full render was stopped." : "";
+    if (this.final) this.finalEnded(this.parting);
+    this.dropFull();
+    this.layOut();
   }
 
   pickFailed({ mode: place, generation, message }) {
@@ -280,17 +319,21 @@ class Desk {
     this.$(".pause-live").hidden = state !== "ready";
     this.showLamp();
     if (state === "ready") {
-      if (message || this.note) this.facts.say(message);        // a network that is read when it is first needed
+      if (message || this.note) this.facts.say(message || this.parting);        // a network that is read when it is first needed
       this.note = message;
+      this.parting = "";
       return this.facts.running(about);
     }
     this.$(".side-turbo .blank").textContent = message;
-    if (state === "failed") this.facts.say(message, "error");
+    this.note = state === "loading" ? message : "";
+    this.facts.say(this.shown || state === "failed" ? message : "", state === "failed" ? "error" : "note");
+    const { previous } = this.hello ?? {};
+    if (state === "failed" && previous && previous !== this.hello.preset) this.facts.offer(`Back to ${previous}`, () => this.switchTo(previous, () => this.ask()));
   }
 
   showLamp() {
     const { engine } = this.desk.dataset, state = engine === "ready" && this.waits ? "paused" : engine;
-    this.facts.lamp(state, { ready: "Live", paused: "Live paused", failed: "No model" }[state] ?? "Loading the model");
+    this.facts.lamp(state, { ready: "Live", paused: "Live paused", failed: "No model" }[state] ?? `Loading ${this.hello?.preset ?? "the model"}`);
   }
 
   /** What was read has been read: the work goes on. */

@@ -1,6 +1,6 @@
 // What runs here, and how long it took: the two lines of facts, the lamp, the message line.
 
-import { pairsInto, seconds } from "./dom.js";
+import { element, pairsInto, seconds } from "./dom.js";
 
 const STAGES = [["text", "text"], ["denoise", "DiT"], ["decode", "decode"], ["encode", "encode"]];
 
@@ -19,6 +19,13 @@ export class Facts {
     const line = this.$(".message");
     line.textContent = text;
     line.dataset.tone = tone;
+  }
+
+  /** A way on from what was said last. */
+  offer(text, onClick) {
+    const button = element("button", { type: "button", className: "offer link" }, text);
+    button.addEventListener("click", onClick);
+    this.$(".message").append(" ", button);
   }
 
   /** about: Engine.describe(). sampler: of the clip on screen, else the preset's. */

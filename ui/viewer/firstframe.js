@@ -33,6 +33,7 @@ export class FirstFrame {
 
   set wanted(on) {
     this.box.hidden = !on;
+    if (on && this._picture && !this._picture.width) this._look(this._picture.id);
   }
 
   /** SHA-256 of the picture chosen, "" for none. */

@@ -30,6 +30,7 @@ export class Panel {
       sampler: this.$(".sampler").value,
       ...this._clip.wish(),
       image_sha256: this.first.id,
+      preset: this._preset,
     };
   }
 
@@ -47,11 +48,14 @@ export class Panel {
     return Number(this.$(".full-steps").value);
   }
 
-  /** Menus, examples and the taught world, once the server has said what they are. */
+  /** Menus, examples and the taught world, once the server has said what they are; again for another preset. What was chosen stays
+   *  where it can. Returns: as `set`. */
   fill(hello) {
+    const before = this._preset && this.state();
     this._preset = hello.preset;
     this._clip.fill(hello.clip);
     this.first.wanted = hello.takes_image;
+    this.$(".steps").replaceChildren();
     for (let n = 1; n <= hello.turbo.max_steps; n += 1) {
       const label = element("label");
       label.append(element("input", { type: "radio", name: "rushes-steps", value: n, checked: n === hello.turbo.num_steps }),
@@ -61,9 +65,18 @@ export class Panel {
     optionsInto(this.$(".sampler"), hello.turbo.samplers, hello.turbo.sampler);
     const full = [...new Set([hello.full.num_steps, ...FULL_STEPS])].filter((n) => n <= hello.full.max_steps);
     optionsInto(this.$(".full-steps"), full, hello.full.num_steps);
-    this.$(".examples").append(...hello.examples.map((example) => chip(example, () => this._type(example))));
+    this.$(".examples").replaceChildren(...hello.examples.map((example) => chip(example, () => this._type(example))));
+    this.$(".world").hidden = !hello.world;
     if (hello.world) this._fillWorld(hello.world);
+    this.$(".words").replaceChildren();
+    if (before) return this.set({ ...before, ...this._ownDefaults(hello) });
     if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
+    return "";
+  }
+
+  /** What another preset has its own way of: sampler and steps, size and length. */
+  _ownDefaults({ turbo, full, clip }) {
+    return { num_steps: turbo.num_steps, sampler: turbo.sampler, full_steps: full.num_steps, width: clip.width, height: clip.height, num_frames: clip.num_frames };
   }
 
   /** Everything the controls say, for `set`. */
@@ -73,7 +86,7 @@ export class Panel {
 
   /** Put a whole shot into the controls, without asking for it; what is left out stays as it is. Returns: a plain sentence on what
    *  this preset does not make, or "". */
-  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked, image_sha256: picture, ...clip }) {
+  set({ prompt, seed, num_steps: steps, sampler, full_steps: full, negative_prompt: negative, locked, image_sha256: picture, width, height, num_frames }) {
     this.$(".prompt").value = prompt;
     this.$(".seed").value = seed;
     const choice = this.$(`.steps input[value="${Number(steps)}"]`);
@@ -84,7 +97,7 @@ export class Panel {
     }
     if (negative !== undefined) this.$(".negative").value = negative;
     if (locked !== undefined && locked !== this._locked) this.toggleLock();
-    const refused = this._clip.set(clip);
+    const refused = this._clip.set({ width, height, num_frames });
     if (picture !== undefined) this.first.set(picture);
     this.first.resized();
     return refused;
@@ -151,7 +164,7 @@ export class Panel {
   }
 
   _fillWorld(world) {
-    this.$(".world").hidden = false;
+    this.$(".world-groups").replaceChildren();
     this.$(".world-note").textContent = `${this._preset} is a small model of a small world: ${world.subjects.length} subjects in `
       + `${world.scenes.length} scenes. Click a word to put it in the shot. Other words are read, but mostly not understood.`;
     for (const group of ["scenes", "motions", "cameras", "subjects"]) {
