@@ -54,7 +54,7 @@ def test_too_little_host_memory_is_refused_with_numbers(tmp_path):
     assert host.text == "host" and host_bytes(preset, host, gpu=True) - host_bytes(preset, device, gpu=True) > 8 * GIB
     check_host(preset, device, gpu=True, free=4 * GIB)
     check_host(preset, host, gpu=True, free=None)
-    with pytest.raises(TurboError, match=r"memory: expected 11\.. GiB of host memory for wan2.1-t2v-1.3b-480p, found 4.0 free"):
+    with pytest.raises(TurboError, match=r"memory: expected 14\.. GiB of host memory for wan2.1-t2v-1.3b-480p, found 4.0 free"):
         check_host(preset, host, gpu=True, free=4 * GIB)
     with pytest.raises(TurboError, match=r"expected 3.\.. GiB of host memory for .* on a CPU, found 16.0 free; this preset is made for a GPU"):
         check_host(preset, ALL_STAYS, gpu=False, free=16 * GIB)

@@ -11,6 +11,7 @@ from turbo_engine.presets import Preset, list_presets, load_preset
 from turbo_engine.weights.architecture import elements, is_block_linear, shapes_of_numbers
 
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
+PINNED = 1.35                # torch rounds memory that is pinned up to powers of two: umT5's feed-forward layers by half
 PROMPTS = 1 << 30            # bytes of keys and values of prompts kept where there is room
 GIB = 1 << 30
 SIZES = [8, 12, 16, 24, 48, 80]
@@ -112,7 +113,8 @@ def host_bytes(preset: Preset, plan: MemoryPlan, *, gpu: bool, full: bool = True
     words = preset.umt5.vocab_size * preset.umt5.dim
     encoder = elements(preset.umt5) - words
     if gpu:
-        return 2 * words + (0 if plan.text == "device" else encoder if plan.text_8bit else 2 * encoder) + GIB
+        waiting = 0 if plan.text == "device" else encoder if plan.text_8bit else 2 * encoder
+        return 2 * words + int(PINNED * waiting) + GIB
     experts = (1 if preset.experts is None else 2) * (2 if full else 1)
     return 4 * (words + encoder + experts * elements(preset.dit, sla=True) + elements(preset.vae)) + GIB
 

@@ -79,11 +79,16 @@ class UMT5:
             elif key in packed:
                 stem = key.removesuffix("weight")
                 rows, scale = kernels.quantize_rows(tensor.to(self.device), format="int8", backend="torch")
-                self._state[stem + "int8_weight"], self._state[stem + "scale"] = rows.to(self.idle), scale.to(self.idle)
+                self._state[stem + "int8_weight"], self._state[stem + "scale"] = self._placed(rows), self._placed(scale)
             else:
-                self._state[key] = tensor.to(self.idle, dtype)
+                self._state[key] = self._placed(tensor.to(dtype))
         self._model.load_state_dict(self._state, assign=True)
         self._model.eval().requires_grad_(False)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Where it waits; in host memory that the system does not move, from which a GPU fetches several times faster."""
+        tensor = tensor.to(self.idle)
+        return tensor.pin_memory() if self.device.type == "cuda" and self.idle.type == "cpu" else tensor
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of the whole prompt, the end mark included; those beyond `text_len` are not read."""
@@ -124,7 +129,9 @@ class UMT5:
             yield self._model
             return
         try:
-            self._model.load_state_dict({key: tensor.to(self.device) for key, tensor in self._state.items()}, assign=True)
+            here = {key: tensor.to(self.device, non_blocking=True) for key, tensor in self._state.items()}
+            self._model.load_state_dict(here, assign=True)
+            del here
             yield self._model
         finally:
             self._model.load_state_dict(self._state, assign=True)
