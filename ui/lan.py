@@ -53,13 +53,19 @@ class Rate:
 
 
 class Lan:
-    """address: of this machine on that network. tell(url): called with each new one-time address, the first at once."""
+    """address: of this machine on that network. Nobody comes in before `open`."""
 
-    def __init__(self, address: str, port: int, tell: Callable[[str], None]):
+    def __init__(self, address: str, port: int):
         self.address, self.port, self.host = address, port, f"{address}:{port}"
-        self._tell, self._lock = tell, threading.Lock()
+        self._tell, self._lock = None, threading.Lock()
         self._guests: OrderedDict[str, None] = OrderedDict()
-        self._new_key()
+        self._key = secrets.token_urlsafe(KEY_BYTES)
+
+    def open(self, tell: Callable[[str], None]) -> None:
+        """tell(url): called with each new one-time address, the first at once."""
+        with self._lock:
+            self._tell = tell
+            self._new_key()
 
     def _new_key(self) -> None:
         self._key = secrets.token_urlsafe(KEY_BYTES)
