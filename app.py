@@ -30,9 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="folder for this app's files (default: the user's data folder)")
     parser.add_argument("--lan", nargs="?", const="", metavar="ADDRESS", help="let guests of the local network watch and make clips, "
                         "each by an address that works once (default: this machine's own address)")
+    parser.add_argument("--doctor", action="store_true", help="look at this machine instead, for a bug report; exit code 1 where something is amiss")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
     flags = parser.parse_args(argv)
 
+    if flags.doctor:
+        return _examine(flags)
     from turbo_engine.errors import TurboError
     from turbo_engine.parts import prepare, why_not_ready
     from turbo_engine.presets import load_preset
@@ -61,6 +64,7 @@ def serve(
     make_engine(preset, data_dir) is called on the desk's worker thread, again for each preset that a person switches to. others,
     why_not: as `ui.models.Models` has them. lan: an address of this machine at which guests may come in, "" for the one it goes out by.
     """
+    from turbo_engine.doctor import outdated
     from turbo_engine.store import Store, StoreError
     from ui.ending import Ending
     from ui.guard import Guard, new_token
@@ -79,7 +83,7 @@ def serve(
     except (OSError, StoreError) as error:
         return _refuse(str(error))
     ending.leftovers.append(token_file)
-    for note in store.notes:
+    for note in (*store.notes, *outdated()):
         print(f"app.py: {note}", file=sys.stderr)
     door = None if lan is None else Lan(address, port)
     url = f"http://{HOST}:{port}/"
@@ -154,11 +158,26 @@ def _listen(port: int | None, address: str = HOST) -> socket.socket:
     raise OSError(f"port: {port} cannot be used ({reason.strerror}); choose another with --port, or leave --port out")
 
 
-def _data_folder(path: Path | None) -> Path:
-    """The data folder, made if need be. Raises: OSError in plain words if it cannot be written."""
+def _examine(flags: argparse.Namespace) -> int:
+    from turbo_engine.doctor import examine, report
+
+    def free_port() -> int:
+        with _listen(flags.port) as listener:
+            return listener.getsockname()[1]
+    findings = examine(flags.preset, flags.weights, _place_of_data(flags.data_dir), free_port)
+    return report(findings, lambda line: print(line, flush=True))
+
+
+def _place_of_data(path: Path | None) -> Path:
     if path is None:
         from platformdirs import user_data_path
         path = user_data_path("rushes", appauthor=False)
+    return path.absolute()
+
+
+def _data_folder(path: Path | None) -> Path:
+    """The data folder, made if need be. Raises: OSError in plain words if it cannot be written."""
+    path = _place_of_data(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"

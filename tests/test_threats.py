@@ -93,7 +93,7 @@ def test_a_route_that_deletes_when_read_is_seen(desk):
 def spellings(target: Path) -> list[str]:
     """Ways to say a file outside, 60 and more."""
     up, rest = "../" * 12, str(target).lstrip("/")
-    plain = [str(target), up + rest, f"./{up}{rest}", f"x/{up}{rest}", f"....//" * 12 + rest, f"..;/" * 12 + rest, "/" + str(target), f"//{target}", f"file://{target}",
+    plain = [str(target), up + rest, f"./{up}{rest}", f"x/{up}{rest}", "....//" * 12 + rest, "..;/" * 12 + rest, "/" + str(target), f"//{target}", f"file://{target}",
              f"file:{target}", f"~root/{up}{rest}", f"{target}/", f"{target}/.", f"{target}\0.mp4", f"{target}%00.mp4", f"{up}{rest}::$DATA", f"{up}{rest}.", f"{up}{rest} ",
              "\\..\\" * 12 + rest.replace("/", "\\"), f"C:\\{rest}", f"\\\\localhost\\c$\\{rest}", f"//localhost{target}", "/proc/self/environ", "/proc/self/root" + str(target),
              f"/proc/self/cwd/{up}{rest}", "CON", "NUL.mp4", "LPT1", "aux.jpg", str(target).upper(), str(target).swapcase(), "/dev/fd/0", "/dev/stdin", up + "proc/self/cmdline"]
@@ -157,7 +157,7 @@ def test_a_route_that_joins_paths_is_seen(desk, secrets):
 def unescaped(replies) -> list:
     """Markup of a payload in what a browser could take for a document, or in a header."""
     found = []
-    for status, headers, body in replies:
+    for _, headers, body in replies:
         kind, text = dict(headers).get("content-type", ""), body.decode("utf-8", "replace")
         document = not kind.startswith(("application/json", "image/", "video/", "text/plain", "application/octet-stream")) or dict(headers).get("x-content-type-options") != "nosniff"
         found += [(payload, kind) for payload in PAYLOADS if document and payload in text and payload != html.escape(payload)]
