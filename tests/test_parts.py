@@ -155,6 +155,14 @@ def test_a_picture_from_the_command_line(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["image_sha256"]) == 64 and out.exists()
 
 
+def test_a_file_that_is_not_the_one_of_the_preset_is_refused_before_its_first_byte(published, hub):
+    toml, folder = published
+    toml.write_text(toml.read_text().replace("sha256 = {}", f'sha256 = {{"{REPO}/vae.pth" = "{"b" * 64}"}}'))
+    done = command(hub, toml, folder, "--download", "--quiet")
+    assert done.returncode == 2 and "expected SHA-256 bbbbbbbbbbbb..., found " in done.stderr and "update the app" in done.stderr
+    assert {method for method, *_ in hub.asked} == {"HEAD"}
+
+
 def test_the_app_lists_refuses_and_starts(published, hub, tmp_path):
     from websockets.sync.client import connect
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY
 
 from turbo_engine.errors import PresetError, RequestError
-from turbo_engine.presets import list_presets, load_preset
+from turbo_engine.presets import PRESETS_DIR, list_presets, load_preset
 from turbo_engine.resolve import MAX_PROMPT, resolve
 from turbo_engine.types import Request
 
@@ -155,3 +155,18 @@ def test_looking_around_needs_no_torch():
             "print([m for m in ('torch', 'transformers', 'cv2', 'av', 'gradio') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_digests_of_published_files_are_of_files_that_a_preset_names(tmp_path):
+    for name in list_presets():
+        preset = load_preset(name)
+        if preset.files is not None:
+            files = preset.files
+            assert set(files.sha256) <= {*files.turbo, *files.full, files.vae, files.text_encoder, files.tokenizer, files.tiny_vae}
+            assert len(files.sha256) >= 3 and hash(preset)
+    text = (PRESETS_DIR / "wan2.1-t2v-1.3b-480p.toml").read_text()
+    for broken, says in ((text.replace("38071ab", "xyz"), "sha256: expected 64 hexadecimal digits for .*Wan2.1_VAE.pth"),
+                         (text.replace('= "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981"', "= 5"), "sha256: expected a table of text")):
+        (tmp_path / "x.toml").write_text(broken)
+        with pytest.raises(PresetError, match=says):
+            load_preset(tmp_path / "x.toml")

@@ -86,6 +86,7 @@ vae = "a/b/vae.pth"
 text_encoder = "a/b/text.pth"
 tokenizer = "a/b/tokenizer.json"
 tiny_vae = "a/b/tiny.pth"
+sha256 = {{}}
 """
 
 

@@ -179,7 +179,7 @@ def take_stock(preset: Preset, folder: Path) -> Stock:
                               expert=name.partition(" ")[2], needed=mode == "turbo", without="only turbo clips without it; --download-full gets it"))
     parts += [part("video autoencoder", preset.files.vae, preset.vae, 4),
               part("text encoder", preset.files.text_encoder, preset.umt5, 2)]
-    parts.append(Part(TOKENIZER, preset.files.tokenizer, 17 << 20, True, path=_tokenizer(folder, parts[-1].path)))
+    parts.append(Part(TOKENIZER, preset.files.tokenizer, 16_837_417, True, path=_tokenizer(folder, parts[-1].path)))
     if preset.tiny_vae is not None and preset.files.tiny_vae:
         parts.append(part("preview decoder", preset.files.tiny_vae, tiny_numbers(preset), 2, needed=False,
                           without="previews take the full decoder without it"))
@@ -213,7 +213,7 @@ def get_missing(stock: Stock, *, full: bool, announce: Callable[[list[Remote]], 
             convert(part.pickle, progress=progress)
         elif part.path is None:
             owner, repository, path = part.source.split("/", 2)
-            file = HubFile(f"{owner}/{repository}", path, under=repository)
+            file = HubFile(f"{owner}/{repository}", path, stock.preset.files.sha256.get(part.source, ""), under=repository)
             wanted += with_shards(file, stock.folder) if path.endswith(INDEX_SUFFIX) else [file]
     if wanted:
         fetch(wanted, stock.folder, announce=announce, progress=progress)

@@ -4,7 +4,7 @@
 of the Wan family where the user has them.
 """
 import tomllib
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -166,6 +166,7 @@ class PublishedFiles:
     """Where a Wan preset's weights are published, each "OWNER/REPO/PATH" on the hub, "" where a model has no such part.
 
     turbo, full: two each, high-noise before low-noise, where the model has two experts. Found by content, not by these names.
+    sha256: by such a name, the digest of the file, where it is known.
     """
 
     turbo: tuple[str, ...]
@@ -174,6 +175,11 @@ class PublishedFiles:
     text_encoder: str
     tokenizer: str
     tiny_vae: str
+    sha256: dict[str, str] = field(hash=False)
+
+    def __post_init__(self):
+        for name, digest in self.sha256.items():
+            _check(len(digest) == 64 and set(digest) <= set("0123456789abcdef"), f"sha256: expected 64 hexadecimal digits for {name}, got {digest!r}")
 
 
 @dataclass(frozen=True)
@@ -293,6 +299,10 @@ def _value(where: str, key: str, hint, value):
             return tuple(inner[0](item) for item in value)
         length = "" if inner[-1] is Ellipsis else f"{len(inner)} "
         raise PresetError(f"{where}: {key}: expected a list of {length}{inner[0].__name__}, got {value!r}")
+    if get_origin(hint) is dict:
+        if isinstance(value, dict) and all(type(item) is str for item in value.values()):
+            return dict(value)
+        raise PresetError(f"{where}: {key}: expected a table of text, got {value!r}")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
