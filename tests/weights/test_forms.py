@@ -208,7 +208,7 @@ def test_vae_of_diffusers_gives_the_same_frames(tmp_path):
     assert (found - want).norm() / want.norm() < 1e-5
 
 
-@pytest.mark.parametrize("form", ["transformers", "wan", "both names"])
+@pytest.mark.parametrize("form", ["transformers", "wan", "both names", "comfy"])
 def test_umt5(tmp_path, form):
     torch.manual_seed(7)
     config = UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu")
@@ -216,6 +216,9 @@ def test_umt5(tmp_path, form):
     state = {key: tensor.detach().clone() for key, tensor in theirs.state_dict().items()}
     if form == "wan":
         save(tmp_path / "model.safetensors", umt5_wan({key: tensor.bfloat16() for key, tensor in state.items()}))
+    elif form == "comfy":                                      # one name for the table, and the tokenizer's bytes beside it
+        del state["encoder.embed_tokens.weight"]
+        save(tmp_path / "model.safetensors", {**{key: tensor.clone() for key, tensor in state.items()}, "spiece_model": torch.ones(99, dtype=torch.uint8)})
     elif form == "both names":
         save(tmp_path / "model.safetensors", state)
     else:

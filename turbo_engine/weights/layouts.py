@@ -20,6 +20,7 @@ from turbo_engine.weights.architecture import (
 FLOATS = ("BF16", "F32", "F16")
 _PREFIXES = ("net.", "model.diffusion_model.", "module.", "_orig_mod.")
 _INFIX = "_checkpoint_wrapped_module."
+_RIDERS = ("spiece_model",)                 # a tokenizer's file inside ComfyUI's copies of umT5
 _PROJ_L = re.compile(r"\.(self_attn|attn1)\.(?:attn_op\.local_attn|local_attn|attn_impl)\.proj_l\.")
 
 
@@ -128,11 +129,11 @@ def layout_of(keys: Iterable[str], shapes: dict[str, Shape]) -> Layout | None:
 
 
 def normal_keys(keys: Iterable[str]) -> dict[str, str]:
-    """A file's keys by their plain names: without wrappers of training exports, with one spelling of `proj_l`.
+    """A file's keys by their plain names: without wrappers of training exports, with one spelling of `proj_l`, without what only rides along.
 
     Returns: plain name -> key in the file. Raises: ValueError where two keys come out alike.
     """
-    keys = list(keys)
+    keys = [key for key in keys if key not in _RIDERS]
     prefix = next((p for p in _PREFIXES if keys and all(key.startswith(p) for key in keys)), "")
     plain: dict[str, str] = {}
     for key in keys:
