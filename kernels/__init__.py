@@ -18,6 +18,7 @@ _HOME = {
     "norm_rope": "kernels.glue.api",
     "norm_silu": "kernels.pixels.api",
     "conv3": "kernels.pixels.api",
+    "double_pixels": "kernels.pixels.api",
     "choices": "kernels.choice",
 }
 __all__ = list(_HOME)

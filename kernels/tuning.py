@@ -23,7 +23,8 @@ def first_or_all(configs: list[triton.Config]) -> list[triton.Config]:
 def row_options(*, num_stages: dict[bool, tuple[int, ...]], pre_hook=None) -> dict:
     """Arguments of `triton.autotune` for a walk with [BLOCK_M, HEAD_DIM] float32 sums: stages by AHEAD, and warps that hold the sums.
 
-    Four warps have registers for 64 rows of 128 or 128 rows of 64, eight want 128 rows to share. Only the first that fits with RUSHES_TUNE=0.
+    Four warps have registers for 64 rows of 128 or 128 rows of 64, eight want 128 rows to share. AHEAD wants three stages: with two,
+    Triton 3.6 made a walk on eight warps that reads outside its memory (H100, 2026-11-25). Only the first that fits with RUSHES_TUNE=0.
     """
     configs = [c for ahead, stages in num_stages.items() for c in _every((8, 4), stages, pre_hook, {"AHEAD": (ahead,)})]
 

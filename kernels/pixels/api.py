@@ -1,4 +1,4 @@
-"""A video decoder's two works on pixels: norm over the channels and SiLU with the sums before it, and the convolution.
+"""A video decoder's works on pixels: norm over the channels and SiLU with the sums before it, the convolution, doubling.
 
 Source of the block it serves: Wan Team 2025, arXiv:2503.20314, section 4.1 (RMS norm over channels, causal convolutions).
 """
@@ -35,6 +35,18 @@ def conv3(x: Tensor, weight: Tensor, *, backend: str = "auto") -> Tensor:
         raise ValueError(f"weight: expected 64 n, 80 or 96 channels and 8 m outputs for backend 'triton', got {list(weight.shape)}; "
                          "try backend='torch'")
     return launch.conv3(x, weight)
+
+
+def double_pixels(x: Tensor, *, backend: str = "auto") -> Tensor:
+    """Each pixel as four: [B, C, T, H, W] -> [B, C, T, 2 H, 2 W], channels last in memory. No gradient. torch's own takes ten times a copy."""
+    check_shape("x", x, (None, None, None, None, None))
+    with torch.no_grad():
+        if pick_backend(backend, x) == "torch":
+            y = x.repeat_interleave(2, 3).repeat_interleave(2, 4)
+            return y.contiguous(memory_format=torch.channels_last_3d)
+        from kernels.pixels import launch
+
+        return launch.double_pixels(x)
 
 
 def norm_silu(x: Tensor, gamma: Tensor, *, bias: Tensor | None = None, plus: Tensor | None = None, lead: int = 0, keep: bool = False,

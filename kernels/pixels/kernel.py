@@ -27,6 +27,19 @@ def norm_silu_kernel(x, bias, plus, gamma, sums, out, rows, frame_rows, lead_row
     tl.store(out + place + ahead[:, None] * width, tile.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["pixels", "columns"])
+def double_kernel(x, y, pixels, columns, width, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """Grid (pixels / BLOCK,). x [pixels, C], rows of `columns` pixels; y twice as many rows of twice as many pixels."""
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    cols = tl.arange(0, WIDTH)
+    mask = (pixel < pixels)[:, None] & (cols < width)[None, :]
+    tile = tl.load(x + pixel[:, None] * width + cols[None, :], mask=mask, other=0.0)
+    first = (pixel // columns * 4 * columns + pixel % columns * 2) * width
+    for i in tl.static_range(2):
+        for j in tl.static_range(2):
+            tl.store(y + (first + (2 * i * columns + j) * width)[:, None] + cols[None, :], tile, mask=mask)
+
+
 def set_tiles(arguments: dict) -> None:
     """Before a launch: descriptors fetch and store the tiles of the chosen config."""
     high, wide, outs, step, tail = (arguments[name] for name in ("HIGH", "WIDE", "BLOCK_N", "STEP", "TAIL"))

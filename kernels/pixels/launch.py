@@ -7,7 +7,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.choice import fastest
 from kernels.pixels.kernel import conv3 as conv3_kernel
-from kernels.pixels.kernel import norm_silu_kernel
+from kernels.pixels.kernel import double_kernel, norm_silu_kernel
 
 TILE = 4096
 """Numbers a program holds: 32 a thread of 4 warps."""
@@ -27,6 +27,18 @@ def norm_silu(x: Tensor, gamma: Tensor, bias: Tensor | None, plus: Tensor | None
                 frame_rows, lead * height * columns, width, width ** 0.5, BIAS=bias is not None, PLUS=plus is not None, KEEP=keep,
                 BLOCK=block, WIDTH=padded, num_warps=4)
     return out, sums
+
+
+def double_pixels(x: Tensor) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    batch, width, frames, height, columns = x.shape
+    y = torch.empty(batch, frames, 2 * height, 2 * columns, width, dtype=x.dtype, device=x.device)
+    pixels, padded = batch * frames * height * columns, triton.next_power_of_2(width)
+    block = max(1, TILE // padded)
+    if pixels:
+        with torch.cuda.device_of(x):
+            double_kernel[(triton.cdiv(pixels, block),)](x, y, pixels, columns, width, BLOCK=block, WIDTH=padded, num_warps=4)
+    return y.permute(0, 4, 1, 2, 3)
 
 
 def conv3(x: Tensor, weight: Tensor) -> Tensor:

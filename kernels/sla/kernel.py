@@ -73,7 +73,7 @@ def _visit(top, total, acc, logits, v, batch, head, block, length, stride_vb, st
     return new_top, total, acc
 
 
-@triton.autotune(key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"], **row_options(num_stages={False: (2, 3, 4), True: (2, 3)}))
+@triton.autotune(key=["HEAD_DIM", "BLOCK_M", "BLOCK_N", "LINEAR", "TMA"], **row_options(num_stages={False: (2, 3, 4), True: (3,)}))
 @triton.jit(do_not_specialize=_RUN_TIME)
 def forward_kernel(q, k, v, o, lse, lut, values, z, bias,
                    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,

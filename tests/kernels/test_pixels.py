@@ -64,6 +64,16 @@ def test_conv3(batch, channels, outs, frames, height, width):
     assert distance(kernels.conv3(x, weight), truth) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 1, 1, 1), (2, 24, 3, 5, 7), (1, 192, 1, 3, 4)])
+def test_double_pixels(shape):
+    x = draw(shape)[0]
+    truth = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest-exact")
+    for some in (x, x.contiguous()):
+        for backend in ("torch", "triton"):
+            y = kernels.double_pixels(some, backend=backend)
+            assert torch.equal(y, truth) and y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def test_another_layout_is_taken_too():
     x, plus, gamma, bias = draw((2, 24, 2, 3, 4))
     out, _ = kernels.norm_silu(x.contiguous(), gamma, bias=bias, plus=plus.contiguous(), backend="triton")
@@ -149,3 +159,5 @@ def test_the_fast_decoder_on_the_gpu():
 def test_norm_silu_on_the_gpu(dtype):
     for shape in ((1, 96, 4, 60, 104), (2, 192, 3, 33, 17), (1, 384, 1, 9, 9)):
         check(shape, dtype, "cuda", "triton")
+        x = draw(shape, dtype, "cuda")[0]
+        assert torch.equal(kernels.double_pixels(x), kernels.double_pixels(x, backend="torch"))

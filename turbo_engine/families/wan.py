@@ -15,6 +15,7 @@ from turbo_engine.families import denoiser_of
 from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
+from turbo_engine.models.fast_decoder import speed_up_decoder
 from turbo_engine.models.first_frame import first_frame_condition
 from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
@@ -48,6 +49,8 @@ class Wan:
         self._networks: OrderedDict[str, nn.Module] = OrderedDict()
         self._fitted: dict[str, list[str]] = {}
         self._vae = self._filled(_empty(WanVAE, preset.vae), weights.vae(device, dtype))
+        if device.type == "cuda":
+            speed_up_decoder(self._vae)
         if self._vae.encoder is not None:
             self._vae.encoder.register_forward_pre_hook(lambda *_: alive())
         self._tiny = None
@@ -121,7 +124,8 @@ class Wan:
         turbo = f"turbo attention: sparse-linear, {sparse.density:.0%} of {sparse.block_q}x{sparse.block_k} blocks, {backend}" if sparse else ""
         eight = "linear: weights in int8" if self.memory.eight_bit or self._weights.packed else ""
         fitted = [f"{mode} {line}" for mode, lines in self._fitted.items() for line in lines]
-        return [*filter(None, [turbo, eight]), *fitted, "full attention: torch sdpa, dense",
+        decoder = ["full decoder: channels last, fused kernels"] if self.device.type == "cuda" else []
+        return [*filter(None, [turbo, eight]), *fitted, *decoder, "full attention: torch sdpa, dense",
                 f"preview decoder: {'taew2_1' if self._tiny else 'the full one'}"]
 
     # -- work ----------------------------------------------------------------------------------------------------------

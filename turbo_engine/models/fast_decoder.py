@@ -98,9 +98,9 @@ def _conv(conv: CausalConv, x: Tensor, history: History) -> Tensor:
 def _upsample(layer: Upsample, x: Tensor, history: History) -> Pending:
     if layer.time_conv is not None:
         x = _double(layer.time_conv, x, history)
-    double, conv = layer.resample
-    batch = x.shape[0]
-    frames = F.conv2d(double(x.transpose(1, 2).flatten(0, 1)), conv.weight, padding=conv.padding)          # [B * T, C, H, W], channels last
+    conv, batch = layer.resample[1], x.shape[0]
+    frames = kernels.double_pixels(x).transpose(1, 2).flatten(0, 1)          # [B * T, C, H, W], channels last
+    frames = F.conv2d(frames, conv.weight, padding=conv.padding)
     return Pending(frames.unflatten(0, (batch, -1)).transpose(1, 2), conv.bias)
 
 
