@@ -61,6 +61,10 @@ class TinyVAE(nn.Module):
             layers += [nn.Upsample(scale_factor=2), Grow(width, frames), nn.Conv2d(width, finer, 3, padding=1, bias=False)]
         layers += [nn.ReLU(), nn.Conv2d(config.widths[-1], 3, 3, padding=1)]
         self.decoder = nn.ModuleList(layers)
+        self._order = list(range(len(layers)))
+        for i, layer in enumerate(layers):
+            if isinstance(layer, nn.Upsample):          # pixel by pixel, the layer after it gives the same on a quarter of the pixels
+                self._order[i:i + 2] = i + 1, i
 
     def decode(self, latent: Tensor, *, chunk: int | None = None) -> Tensor:
         """Normalised latent [B, C, k + 1, h, w] -> frames in [0, 1], [B, 3, 4k + 1, 8h, 8w] float32; `chunk` as `decode_chunks`."""
@@ -75,7 +79,7 @@ class TinyVAE(nn.Module):
             yield video.float().clamp(0, 1).transpose(1, 2)
 
     def _decode(self, x: Tensor, history: History) -> Tensor:
-        for layer in self.decoder:
+        for layer in (self.decoder[i] for i in self._order):
             if isinstance(layer, MemoryBlock):
                 x = layer(x, history)
             elif isinstance(layer, Grow):
