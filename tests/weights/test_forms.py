@@ -208,6 +208,14 @@ def test_vae_of_diffusers_gives_the_same_frames(tmp_path):
     assert (found - want).norm() / want.norm() < 1e-5
 
 
+def test_norms_of_a_dit_stay_float32_as_they_are_released(tmp_path):
+    state = turbo(random_dit())
+    with open_checkpoint(save(tmp_path / "x.safetensors", state), DIT) as checkpoint:
+        for key, tensor in checkpoint.tensors("cpu", torch.bfloat16):
+            assert tensor.dtype == (torch.float32 if ".norm" in key else torch.bfloat16)
+            assert torch.equal(tensor, state[key])
+
+
 @pytest.mark.parametrize("form", ["transformers", "wan", "both names", "comfy"])
 def test_umt5(tmp_path, form):
     torch.manual_seed(7)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kernels.w8a8.reference import dequantize_blocks
 from turbo_engine.errors import WeightsError
-from turbo_engine.weights.architecture import ROLE_NAMES, ROLE_OF, Numbers
+from turbo_engine.weights.architecture import ROLE_NAMES, ROLE_OF, Numbers, is_norm
 from turbo_engine.weights.container import Entry, Progress, Shard
 from turbo_engine.weights.folder import open_identified
 from turbo_engine.weights.identify import Identity, size_of, size_text, size_words
@@ -67,7 +67,8 @@ class Checkpoint:
         """Our key and its tensor, one at a time, in the order of the files.
 
         Args:
-            dtype: of everything; None keeps the file's, and makes float32 of quantised weights.
+            dtype: of everything but a DiT's norms, which are float32 as released; None keeps the file's, and makes float32 of
+                quantised weights.
             dequantise: int8 blocks become weights, real = int8 * scale of the 128x128 block, in float32 and then dtype; False
                 leaves them `X.int8_weight` (int8) and `X.scale` (float32).
             progress: called with bytes done and in all, after each tensor.
@@ -84,7 +85,8 @@ class Checkpoint:
             elif expected.part == "int8":
                 yield _stem(expected.key) + "int8_weight", _moved(shard, entry, device, None)
             else:
-                yield expected.key, _moved(shard, entry, device, dtype).view(expected.ours)
+                wide = dtype is not None and self.identity.role == "dit" and is_norm(expected.key)
+                yield expected.key, _moved(shard, entry, device, torch.float32 if wide else dtype).view(expected.ours)
             done += entry.end - entry.start
             if progress:
                 progress(done, self._data_bytes)
