@@ -8,7 +8,7 @@ from torch import Tensor
 
 from turbo_engine.parts import network_names, tiny_numbers
 from turbo_engine.presets import Preset
-from turbo_engine.weights.architecture import BLOCK, Numbers, is_block_linear, shapes_of_numbers
+from turbo_engine.weights.architecture import BLOCK, Numbers, is_block_linear, is_norm, shapes_of_numbers
 
 Pairs = Iterator[tuple[str, Tensor]]
 
@@ -34,7 +34,7 @@ class RandomWan:
                 yield stem + "int8_weight", torch.randint(-128, 128, (rows, columns), dtype=torch.int8, device=device)
                 yield stem + "scale", torch.full((-(-rows // BLOCK), -(-columns // BLOCK)), columns ** -0.5 / 74, device=device)
             else:
-                yield key, tensor
+                yield key, tensor.float() if is_norm(key) else tensor              # as released
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> Pairs:
         yield from self._tensors(self._preset.vae, device, dtype, seed=10)
