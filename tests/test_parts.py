@@ -18,9 +18,9 @@ from weights.hub import REPO, Hub
 
 from turbo_engine import __main__ as cli
 from turbo_engine.errors import WeightsError
-from turbo_engine.media import read_recipe
 from turbo_engine.parts import prepare, take_stock, weights_folder, why_not_ready
 from turbo_engine.presets import list_presets, load_preset
+from turbo_engine.recipe_files import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = "python -m turbo_engine.weights convert"
@@ -202,6 +202,10 @@ def test_parts_are_told_by_content_whatever_their_names(tmp_path):
     (place / "turbo-high.safetensors").rename(place / "first.safetensors")
     stock = take_stock(preset, other)
     assert [part.name for part in stock.missing] == ["turbo high-noise network"]
+    for index in range(9):
+        (place / f"z{index}.safetensors").write_bytes(b"<!DOCTYPE html>")
+    stock = take_stock(preset, other)
+    assert "; and 9 more; put them there" in stock.refusal and len(stock.lines()) == 1 + len(stock.parts) + len(stock.others)
     assert "first.safetensors: " in stock.refusal and "put 'high' or 'low' into its name" in stock.refusal
     with pytest.raises(WeightsError, match="expected the turbo high-noise network of"):
         prepare(preset, other, show=lambda line: None)

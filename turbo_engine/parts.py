@@ -23,6 +23,7 @@ from turbo_engine.weights.shards import INDEX_SUFFIX, PICKLE_SUFFIXES
 from turbo_engine.weights.terminal import announce, bar
 
 TOKENIZER = "tokenizer.json"
+_OTHERS_TOLD = 3             # of what is no part, in a refusal; the list has all
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Stock:
             return ""
         names, pickle = ", ".join(part.name for part in self.missing), next((part.pickle for part in self.missing if part.pickle), None)
         here = [str(part.identity or part.path.name) for part in self.parts if part.path is not None]
-        seen = "; ".join([*here, *self.others]) or "no checkpoint"
+        more = [f"and {len(self.others) - _OTHERS_TOLD} more"] if len(self.others) > _OTHERS_TOLD else []
+        seen = "; ".join([*here, *self.others[:_OTHERS_TOLD], *more]) or "no checkpoint"
         way = f"convert it once with: {CONVERT} {pickle}, or add --download, which does it" if pickle else \
             f"put them there, name another folder with --weights DIR, or add --download ({_gb(sum(part.bytes for part in self.missing))})"
         seen = f"the pickle {pickle.name}; {seen}" if pickle else seen
