@@ -17,8 +17,7 @@ from tests.browser.conftest import POCKET_SHIPPED, App
 from tests.conftest import write_preset
 from turbo_engine.errors import TurboError, WeightsError
 from turbo_engine.fake import FakeEngine
-from turbo_engine.media import read_recipe
-from turbo_engine.recipe_files import read_recipe_any
+from turbo_engine.recipe_files import read_recipe
 from turbo_engine.store import Store
 from turbo_engine.types import Request
 from ui.archive import Archive
@@ -127,7 +126,7 @@ def test_an_export_is_what_was_asked_for(client, made):
     file, facts = client.predict(clip_id, format="mp4", scale=0.5, trim_in=1, trim_out=4, loops=2, api_name="/export")
     assert frames_of(file) == 8 and facts["bytes"] == Path(file).stat().st_size and facts["clip_id"] == clip_id
     picture, _ = client.predict(clip_id, format="png", frame=2, api_name="/export")
-    assert read_recipe_any(Path(picture).read_bytes(), "x")["seed"] == 3
+    assert read_recipe(Path(picture).read_bytes(), "x")["seed"] == 3
     bare, _ = client.predict(clip_id, format="gif", scale=0.5, strip_recipe=True, api_name="/export")
     assert Path(bare).read_bytes()[:6] == b"GIF89a" and b"wug" not in Path(bare).read_bytes()
     pair, _ = client.predict(clip_id, beside=clip_id, api_name="/export")

@@ -11,7 +11,7 @@ import pytest
 
 from turbo_engine import __main__ as cli
 from turbo_engine import engine as engine_module
-from turbo_engine.media import read_recipe
+from turbo_engine.recipe_files import read_recipe
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from turbo_engine.errors import OutputError
 from turbo_engine.export import ExportCancelled, ExportOptions, estimate_bytes, export, formats, side_by_side
-from turbo_engine.recipe_files import read_recipe_any
+from turbo_engine.recipe_files import read_recipe
 
 NAMES = [kind.name for kind in formats()]
 VIDEOS = [name for name in NAMES if name.startswith(("mp4", "webm"))]
@@ -114,14 +114,14 @@ def test_h265_is_tagged_for_apple():
 def test_recipe_travels_unless_stripped(name):
     frames = moving(3)
     data = export(frames, 16, RECIPE, ExportOptions(name))
-    assert read_recipe_any(data) == RECIPE
+    assert read_recipe(data) == RECIPE
     large = {**RECIPE, "prompt": "é" * 30_000}
-    assert read_recipe_any(export(frames, 16, large, ExportOptions(name))) == large
+    assert read_recipe(export(frames, 16, large, ExportOptions(name))) == large
     stripped = export(frames, 16, RECIPE, ExportOptions(name, strip_recipe=True))
     for word in (b"penguin", b"rushes", b"prompt"):
         assert word in data and word not in stripped.lower()
     with pytest.raises(OutputError, match="found no recipe"):
-        read_recipe_any(stripped)
+        read_recipe(stripped)
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -352,7 +352,7 @@ def test_side_by_side_refuses():
 
 def refused(data, match="the file: expected a file exported by this app, found no recipe"):
     with pytest.raises(OutputError, match=match) as caught:
-        read_recipe_any(data)
+        read_recipe(data)
     assert "\n" not in str(caught.value)
 
 
@@ -379,12 +379,12 @@ def test_damaged_files_are_refused_or_read(name):
     rng = np.random.default_rng(0)
     for cut in [*range(0, 64, 3), *rng.integers(64, len(data), 40)]:
         try:
-            assert read_recipe_any(data[:cut]) == RECIPE
+            assert read_recipe(data[:cut]) == RECIPE
         except OutputError as error:
             assert "\n" not in str(error)
     for place in [*range(0, 64), *rng.integers(64, len(data), 100)]:
         try:
-            read_recipe_any(data[:place] + bytes([data[place] ^ rng.integers(1, 256)]) + data[place + 1:])
+            read_recipe(data[:place] + bytes([data[place] ^ rng.integers(1, 256)]) + data[place + 1:])
         except OutputError as error:
             assert "\n" not in str(error)
 
@@ -393,14 +393,14 @@ def test_what_a_file_is_follows_from_its_bytes(tmp_path):
     path = tmp_path / "clip.mp4"
     for name in NAMES:
         path.write_bytes(export(moving(1), 16, RECIPE, ExportOptions(name)))
-        assert read_recipe_any(path) == RECIPE == read_recipe_any(str(path), "my clip")
+        assert read_recipe(path) == RECIPE == read_recipe(str(path), "my clip")
     path.write_bytes(b"#EXTM3U\nfile:///etc/passwd")
     with pytest.raises(OutputError, match="my clip: expected a file exported"):
-        read_recipe_any(path, "my\nclip")
+        read_recipe(path, "my\nclip")
     with pytest.raises(OutputError, match="expected a file, found none"):
-        read_recipe_any(tmp_path)
+        read_recipe(tmp_path)
     with pytest.raises(OutputError, match="expected a file, found none"):
-        read_recipe_any(tmp_path / "absent.gif")
+        read_recipe(tmp_path / "absent.gif")
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"7", b"{", b"\xff", b'{"schema": "1"}', b'{"schema": true}',

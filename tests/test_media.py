@@ -11,10 +11,11 @@ import pytest
 
 from turbo_engine.errors import OutputError
 from turbo_engine.fake import FakeEngine
-from turbo_engine.media import encode_jpeg, encode_mp4, encode_mp4_bytes, read_recipe
+from turbo_engine.media import encode_jpeg, encode_mp4, encode_mp4_bytes
+from turbo_engine.recipe_files import read_recipe
 from turbo_engine.types import Request
 
-RECIPE = {"prompt": "a penguin, café 🐧", "seed": 2 ** 63 - 1, "kernels": ["gradient"], "guidance_scale": 4.0}
+RECIPE = {"schema": 1, "prompt": "a penguin, café 🐧", "seed": 2 ** 63 - 1, "kernels": ["gradient"], "guidance_scale": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_foreign_files_have_no_recipe(tmp_path, frames):
     sound = encode_mp4_bytes(frames[:2], 16, RECIPE)
     for content in (b"", b"not a video", b"#EXTM3U\nfile:///etc/passwd", sound[:40], encode_mp4_bytes(frames[:2], 16)):
         path.write_bytes(content)
-        with pytest.raises(OutputError, match="expected an MP4 saved by this app, found no recipe"):
+        with pytest.raises(OutputError, match="expected a file exported by this app, found no recipe"):
             read_recipe(path)
-    with pytest.raises(OutputError, match="expected an MP4"):
+    with pytest.raises(OutputError, match="expected a file, found none"):
         read_recipe(tmp_path / "absent.mp4")
 
 
@@ -175,7 +176,7 @@ from turbo_engine.errors import OutputError
 from turbo_engine.media import encode_mp4
 folder = pathlib.Path(sys.argv[1])
 frames = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
-path = encode_mp4(folder / "clip.mp4", frames, 16, {"n": 1})
+path = encode_mp4(folder / "clip.mp4", frames, 16, {"schema": 1, "n": 1})
 before, size = path.read_bytes(), path.stat().st_size
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 failed = 0
@@ -200,7 +201,7 @@ print(failed)
 
 
 def test_the_old_clip_stays_until_the_rename(tmp_path, frames, monkeypatch):
-    path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"n": 1})
+    path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"schema": 1, "n": 1})
     before = path.read_bytes()
 
     def refuse(source, target):
@@ -214,11 +215,11 @@ def test_the_old_clip_stays_until_the_rename(tmp_path, frames, monkeypatch):
 
 def test_killed_while_writing_leaves_the_old_clip(tmp_path, frames):
     """SIGKILL between the last byte and the rename: the old file still plays, only a hidden temporary is new."""
-    path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"n": 1})
+    path = encode_mp4(tmp_path / "clip.mp4", frames[:5], 16, {"schema": 1, "n": 1})
     code = ("import os, sys, numpy as np; from turbo_engine import media; "
             "media.os.fsync = lambda handle: os.kill(os.getpid(), 9); "
             "media.encode_mp4(sys.argv[1], np.zeros((5, 64, 64, 3), np.uint8), 16, {'n': 2})")
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True)
     assert done.returncode != 0
-    assert read_recipe(path) == {"n": 1} and len(decoded(str(path))[0]) == 5
+    assert read_recipe(path) == {"schema": 1, "n": 1} and len(decoded(str(path))[0]) == 5
     assert [p.suffix for p in tmp_path.iterdir() if p != path] == [".part"]

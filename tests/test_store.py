@@ -18,7 +18,7 @@ import pytest
 from turbo_engine import store as store_module
 from turbo_engine import store_open
 from turbo_engine.errors import TurboError
-from turbo_engine.media import read_recipe
+from turbo_engine.recipe_files import read_recipe
 from turbo_engine.store import Store, StoreError
 from turbo_engine.types import Result
 

@@ -134,20 +134,6 @@ def encode_jpeg(frames: np.ndarray, quality: int = 90) -> list[bytes]:
     return pictures
 
 
-def read_recipe(path: Path | str) -> dict:
-    """The recipe inside an MP4 of ours. Raises: OutputError for anything else."""
-    import av
-
-    try:
-        with av.open(str(path), format="mp4") as container:        # forced: never guess what a foreign file is
-            recipe = json.loads(container.metadata["comment"])
-    except Exception as error:                                     # PyAV raises many kinds on damaged files
-        raise OutputError(f"{path}: expected an MP4 saved by this app, found no recipe in it; choose another file") from error
-    if not isinstance(recipe, dict):
-        raise OutputError(f"{path}: expected an MP4 saved by this app, found no recipe in it; choose another file")
-    return recipe
-
-
 def read_frames(path: Path | str) -> np.ndarray:
     """uint8 [T, H, W, 3] RGB of an MP4 of ours, as a player shows it. Raises: OutputError for anything else."""
     import av

@@ -40,7 +40,7 @@ def put_in_gif(data: bytes, text: bytes) -> bytes:
     return data[:place] + b"!\xfe" + blocks + b"\0" + data[place:]
 
 
-def read_recipe_any(source: Path | str | bytes, name: str | None = None) -> dict:
+def read_recipe(source: Path | str | bytes, name: str | None = None) -> dict:
     """The recipe inside any file `export` makes; what it is follows from its first bytes, never from its name.
 
     Args: source: a path, or the file's bytes. name: what messages call it. Reads little, whatever the file claims.
@@ -90,7 +90,7 @@ def _recipe_text(file: BinaryIO) -> bytes | None:
 def _comment_tag(file: BinaryIO, demuxer: str) -> bytes | None:
     import av
 
-    little = {"probesize": "65536", "analyzeduration": "0"}        # tags only: decode as good as nothing
+    little = {"probesize": "65536", "analyzeduration": "0", "protocol_whitelist": "none"}      # tags only: decode as good as nothing
     try:
         with av.open(file, format=demuxer, options=little) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}

@@ -26,7 +26,8 @@ import numpy as np
 
 from turbo_engine.clip_files import ClipFiles, is_id, make_thumbnail, pack, unpack
 from turbo_engine.errors import TurboError
-from turbo_engine.media import encode_mp4_bytes, read_recipe
+from turbo_engine.media import encode_mp4_bytes
+from turbo_engine.recipe_files import read_recipe
 from turbo_engine.store_open import StoreError, lock_folder, open_database, refused
 from turbo_engine.types import Result
 

@@ -1,6 +1,7 @@
 """Files to take away: each export is a job on a thread of its own, with progress, cancel and a file to fetch once done."""
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -14,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from turbo_engine.errors import OutputError
 from turbo_engine.export import ExportCancelled, ExportOptions, Format, estimate_bytes, export, formats, side_by_side
-from turbo_engine.recipe_files import read_recipe_any
+from turbo_engine.media_gate import read_foreign_recipe
 from turbo_engine.resample import count_at
 
 from .clips import Clip, Clips
@@ -123,7 +124,7 @@ def _label(clip: Clip, other: Clip) -> str:
 
 
 def add_export_routes(app: FastAPI, clips: Clips) -> None:
-    exports = Exports(clips)
+    exports, dropped = Exports(clips), asyncio.Lock()
 
     @app.get("/rt/formats")
     def kinds() -> list[dict]:
@@ -165,13 +166,16 @@ def add_export_routes(app: FastAPI, clips: Clips) -> None:
     async def recipe(request: Request) -> dict:
         """The settings inside a file of ours, for the page to take over. A foreign or newer one is a 422 in plain words."""
         name = re.sub(r"[^\w .-]", "", request.headers.get("x-file-name", ""))[:80]
-        data = await request.body()
-        if len(data) > MAX_DROPPED_BYTES:
-            raise HTTPException(413, f"This file is larger than {MAX_DROPPED_BYTES >> 20} MB; clips of this app are smaller.")
-        try:
-            found = await run_in_threadpool(read_recipe_any, data, name or "this file")
-        except OutputError as error:
-            raise HTTPException(422, str(error)) from error
+        if dropped.locked():
+            raise HTTPException(429, "Another file is being read; drop this one again.", {"Retry-After": "1"})
+        async with dropped:                         # one in memory at a time
+            data = await request.body()
+            if len(data) > MAX_DROPPED_BYTES:
+                raise HTTPException(413, f"This file is larger than {MAX_DROPPED_BYTES >> 20} MB; clips of this app are smaller.")
+            try:
+                found = await run_in_threadpool(read_foreign_recipe, data, name or "this file")
+            except OutputError as error:
+                raise HTTPException(422, str(error)) from error
         return {key: found[key] for key in _RESTORED if key in found}
 
 

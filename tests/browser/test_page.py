@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from turbo_engine.media import read_recipe
+from turbo_engine.recipe_files import read_recipe
 
 from .conftest import POCKET_SHIPPED, App
 from .desk import DeskPage
