@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts, relative_error, since_start
 from kernels.pixels import kernel, launch
-from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder
+from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder, speed_up_tiny
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.presets import Preset, load_preset
@@ -68,9 +68,15 @@ def decoders(report: Report, preset: Preset, frames: int, width: int, height: in
         tiny = random_decoder(TinyVAE, preset.tiny_vae)
         for chunk in (1, None):
             report.part(f"tiny {chunk}", whole, "tiny", tiny, latent, chunk, **facts)
-        tiny = channels_last(tiny)
-        for chunk in (None,):
-            report.part(f"tiny, channels last {chunk}", whole, "tiny, channels last", tiny, latent, chunk, **facts)
+        plain_tiny = tiny.decode(latent, chunk=1)
+        speed_up_tiny(tiny)
+
+        def fused(_, chunk):
+            found = whole(report, "tiny, fused", tiny, latent, chunk, **facts)
+            report.check(f"tiny, fused, chunk {chunk}, {frames} frames", relative_error(found, plain_tiny), 2e-2)
+
+        for chunk in (1, 3, None):
+            report.part(f"tiny, fused {chunk}", fused, chunk)
     report.part("diffusers", diffusers_decoder, state, preset, latent, **facts)
 
 

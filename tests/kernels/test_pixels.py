@@ -140,6 +140,39 @@ def test_the_fast_decoder_is_the_decoder(frames, chunk, backend):
     assert all(torch.equal(t, state[key]) for key, t in vae.decoder.decoder.state_dict().items())
 
 
+def build_tiny(device="cpu", dtype=torch.float32):
+    from turbo_engine.models.config import TinyVAEConfig
+    from turbo_engine.models.tiny_vae import TinyVAE
+
+    torch.manual_seed(0)
+    return TinyVAE(TinyVAEConfig(latent_channels=4, widths=(32, 24, 16, 16))).requires_grad_(False).to(device, dtype)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("frames, chunk", [(1, 1), (4, 1), (4, 3), (3, None)])
+def test_the_fast_tiny_decoder_is_the_tiny_decoder(frames, chunk, backend):
+    from turbo_engine.models.fast_decoder import speed_up_tiny
+
+    tiny = build_tiny()
+    latent = 3 * torch.randn(2, 4, frames, 2, 3)
+    truth = tiny.decode(latent)
+    assert truth.std() > 0.01
+    speed_up_tiny(tiny, backend)
+    torch.testing.assert_close(tiny.decode(latent, chunk=chunk), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_the_fast_tiny_decoder_on_the_gpu():
+    from turbo_engine.models.fast_decoder import speed_up_tiny
+
+    latent = 3 * torch.randn(1, 4, 4, 12, 20, device="cuda")
+    truth, tiny = build_tiny("cuda").decode(latent), build_tiny("cuda", torch.bfloat16)
+    plain = distance(tiny.decode(latent), truth)
+    speed_up_tiny(tiny)
+    for chunk in (1, 2, None):
+        assert distance(tiny.decode(latent, chunk=chunk), truth) < 1.5 * plain
+
+
 @pytest.mark.gpu
 def test_the_fast_decoder_on_the_gpu():
     """Against float32, bf16 of it is as near as bf16 of the plain one."""

@@ -3,7 +3,7 @@
 A frame looks back by one frame in every memory block and never ahead, so a clip decodes in chunks of any length. Parameter
 names and shapes are those of taew2_1's `decoder.*`. Source: Bohan, https://github.com/madebyollin/taehv.
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ class TinyVAE(nn.Module):
             layers += [nn.Upsample(scale_factor=2), Grow(width, frames), nn.Conv2d(width, finer, 3, padding=1, bias=False)]
         layers += [nn.ReLU(), nn.Conv2d(config.widths[-1], 3, 3, padding=1)]
         self.decoder = nn.ModuleList(layers)
+        self.fast: Callable[[Tensor, History], Tensor] | None = None          # another way to do `_decode`
         self._order = list(range(len(layers)))
         for i, layer in enumerate(layers):
             if isinstance(layer, nn.Upsample):          # pixel by pixel, the layer after it gives the same on a quarter of the pixels
@@ -75,11 +76,16 @@ class TinyVAE(nn.Module):
         history: History = {}
         frames = latent.to(self.decoder[1].weight.dtype).transpose(1, 2)
         for index, part in enumerate(frames.split(chunk or frames.shape[1], 1)):
-            video = self._decode(part, history)[:, _LEAD if index == 0 else 0:]
+            video = (self.fast or self._decode)(part, history)[:, _LEAD if index == 0 else 0:]
             yield video.float().clamp(0, 1).transpose(1, 2)
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """In the order of their work."""
+        return [self.decoder[i] for i in self._order]
+
     def _decode(self, x: Tensor, history: History) -> Tensor:
-        for layer in (self.decoder[i] for i in self._order):
+        for layer in self.layers:
             if isinstance(layer, MemoryBlock):
                 x = layer(x, history)
             elif isinstance(layer, Grow):
