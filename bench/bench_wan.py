@@ -2,12 +2,15 @@
 
     python -m bench.bench_wan --preset wan2.1-t2v-1.3b-480p --mode turbo full --frames 33 --size 832x480 [--out FILE]
     python -m bench.bench_wan --preset wan2.1-t2v-14b-480p --vram 24      # under a limit, as on a smaller card
+    python -m bench.bench_wan --mode turbo full --frames 81 --steps 2 --repeat 1 --plans 8 12 16 24 80      # each in a process of its own
 
 Each mode is asked for `--repeat` times with prompts never seen before and once with the prompt before, all warm. `text` reads the prompt (the
 encoder's way to the device and the networks' way back included), `denoise` is all steps, `decode` the preview decoder's for turbo and the
 full one's for a full render; `full_decode` decodes turbo's latent by the full one. The last line of stdout is one JSON object.
 """
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,9 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--memory-fraction", type=float, help="share of the card that this process may use")
     limit.add_argument("--vram", type=float, metavar="GIB", help="the same in GiB")
+    limit.add_argument("--plans", type=float, nargs="+", metavar="GIB", help="the same for each of these, one after the other")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", help="file for the JSON")
     args = parser.parse_args(argv)
+    if args.plans:
+        return every_plan(args, sys.argv[1:] if argv is None else argv)
 
     cuda = torch.cuda.is_available() and args.device != "cpu"
     if cuda and (fraction := args.memory_fraction or args.vram and args.vram * GIB / torch.cuda.mem_get_info()[1]):
@@ -56,6 +62,26 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report.part("engine", measure, preset, args, Path(folder), more)
     return report.finish(args.out, **more)
+
+
+def every_plan(args, argv: list[str]) -> int:
+    """One process for each limit, as a limit cannot be taken back; a row for each: its plan, its peak, whether it held."""
+    report, at = Report("wan plans", False, {"preset": args.preset}), argv.index("--plans")
+    others = argv[:at] + argv[at + 1 + len(args.plans):]
+    if "--out" in others:
+        place = others.index("--out")
+        del others[place:place + 2]
+    for size in args.plans:
+        done = subprocess.run([sys.executable, "-m", "bench.bench_wan", *others, "--vram", str(size)], stdout=subprocess.PIPE, text=True)
+        print(done.stdout, end="", flush=True)
+        result = json.loads(done.stdout.splitlines()[-1])
+        peaks = [row.get("peak_reserved_gib", row["peak_gib"]) for row in result["rows"]]
+        report.rows.append({"vram": size, "ran": bool(result["rows"]) and result["ok"], "peak_gib": max(peaks, default=None), "errors": result["errors"],
+                            **{key: result.get(key) for key in ("plan", "plan_gib", "refused", "load_s", "device")}})
+        report.errors += [f"{size:g} GiB: {error}" for error in result["errors"]]
+    for row in report.rows:
+        print(f"{row['vram']:5g} GiB  peak {row['peak_gib']}  plan {row['plan_gib']}  {row['refused'] or row['plan']}", flush=True)
+    return report.finish(args.out)
 
 
 def measure(report: Report, preset, args, folder: Path, more: dict) -> None:

@@ -7,6 +7,15 @@ from tiny_wan import I2V, T2V, TEMPLATE
 from bench.bench_wan import main
 
 
+def test_every_plan(tmp_path, capsys):
+    path, out = tmp_path / "tiny.toml", tmp_path / "plans.json"
+    path.write_text(TEMPLATE.format(channels=T2V, mean=[0.0] * 16, std=[1.0] * 16, turbo='["a/b/c"]', full='["a/b/c"]', experts=""))
+    assert main(["--preset", str(path), "--device", "cpu", "--frames", "5", "--out", str(out), "--plans", "8", "12", "--repeat", "1"]) == 0
+    result = json.loads(out.read_text())
+    assert [row["vram"] for row in result["rows"]] == [8, 12] and all(row["ran"] and row["peak_gib"] > 0 for row in result["rows"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+
 @pytest.mark.parametrize("channels, flags", [(T2V, ["--mode", "turbo", "full", "--quant"]), (I2V, ["--mode", "turbo"])])
 def test_bench_wan(tmp_path, capsys, channels, flags):
     path = tmp_path / "tiny.toml"
