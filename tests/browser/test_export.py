@@ -26,7 +26,7 @@ def test_export_then_drop_restores_the_shot(page, fake_app, tmp_path):
     page.get_by_text("About ").wait_for()
     assert page.locator("[name=export-what][value=second]").is_disabled()
     page.get_by_label("Kind of file").select_option("mp4")
-    page.get_by_label("Size", exact=True).select_option("2")
+    page.locator(".export").get_by_label("Size").select_option("2")
     page.get_by_label("Last frame").fill("17")
     with page.expect_download() as download:
         page.locator(".export-go").click()

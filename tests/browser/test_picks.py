@@ -246,6 +246,47 @@ def test_a_chosen_pair_fits_on_one_screen(desk, width, height):
             assert stage["x"] <= box["x"] and box["x"] + box["width"] <= stage["x"] + stage["width"], selector
 
 
+@pytest.mark.timeout(400)
+def test_picks_on_the_real_engine_are_the_clips_that_were_made(page, real_app):
+    """A and B come from their kept latents through the real decoder, and look as they did when they were made."""
+    page.set_default_timeout(90_000)
+    desk = PicksPage(page, real_app.url).open()
+    looks = {}
+    for name, prompt in (("a", "a snowman jumping in a green meadow"), ("b", "a rocket flying to the right in outer space")):
+        desk.prompt.fill(prompt)
+        desk.settle(prompt)
+        page.locator(".mark").click()
+        page.keyboard.press("k")
+        desk.stand_at(6)
+        looks[name] = np.array(desk.look("return [...pixels('.side-turbo .picture')];"), int)
+        page.locator(f".shot-open[title^='{prompt}']").wait_for()
+    for name, prompt in (("a", "a snowman jumping"), ("b", "a rocket flying")):
+        shot = page.locator(".shot", has=page.locator(f".shot-open[title^='{prompt}']")).first
+        shot.hover()
+        shot.get_by_role("button", name=f"Compare as {name.upper()}").click()
+        page.locator(f".side-{name}").wait_for()
+    page.locator(".match-summary:has-text('SSIM')").wait_for()
+    assert desk.sides() == ["A · Turbo", "B · Turbo"]
+    page.keyboard.press("k")
+    desk.stand_at(6)
+    seen = {name: np.array(desk.look(f"return [...pixels('.side-{name} .picture')];"), int) for name in "ab"}
+    assert np.abs(seen["a"] - looks["a"]).mean() < 2 < 10 < np.abs(looks["a"] - looks["b"]).mean()
+    assert np.abs(seen["b"] - looks["b"]).mean() < 2
+    ids = [page.locator(f".side-{side} .save").get_attribute("href").split("/")[-1].removesuffix(".mp4") for side in "ab"]
+    scores = page.request.get(f"{desk.url}rt/compare/{ids[0]}/{ids[1]}").json()
+    assert len(scores["ssim"]) == desk.frames() and max(scores["ssim"]) < 0.95
+    page.keyboard.press("w")
+    width = seen["a"].size // 4
+    edge = round(width ** 0.5)
+    assert desk.look(f"const p = pixels(PAIR); return [apart(p, pixels(A), 0, {edge // 2}), apart(p, pixels(B), {edge // 2})];") == [0, 0]
+    with page.expect_download() as download:
+        page.keyboard.press("e")
+        page.locator(".export").get_by_text("Side by side").click()
+        page.locator(".export-go").click()
+    with av.open(io.BytesIO(download.value.path().read_bytes())) as video:
+        assert sum(1 for _ in video.decode(video=0)) == desk.frames()
+
+
 def test_sides_and_labels(page, app):
     desk = PicksPage(page, app.url).open_bare()
     assert desk.module("picks", """
