@@ -143,6 +143,14 @@ def test_what_goes_wrong_on_the_way_is_one_line(published, hub, damage, says):
     assert done.returncode == 2 and done.stdout == "" and says in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+def test_a_part_that_nobody_publishes_is_said_to_be_missing(published, hub):
+    toml, folder = published
+    toml.write_text(toml.read_text().replace(f"{REPO}/vae.pth", ""))
+    done = command(hub, toml, folder, "--download")
+    assert done.returncode == 2 and "video autoencoder  missing, and not published" in done.stderr
+    assert "expected the video autoencoder of tiny-wan" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
 def test_a_picture_from_the_command_line(tmp_path, capsys):
     toml, out = write_wan_preset(tmp_path, I2V), tmp_path / "clip.mp4"
     (tmp_path / "start.png").write_bytes(a_picture())

@@ -166,6 +166,8 @@ def test_digests_of_published_files_are_of_files_that_a_preset_names(tmp_path):
             assert len(files.sha256) >= 3 and hash(preset)
     text = (PRESETS_DIR / "wan2.1-t2v-1.3b-480p.toml").read_text()
     for broken, says in ((text.replace("38071ab", "xyz"), "sha256: expected 64 hexadecimal digits for .*Wan2.1_VAE.pth"),
+                         (text.replace("TurboDiffusion/TurboWan2.1-T2V-1.3B-480P/", ""), "files: expected OWNER/REPO/PATH or nothing, got 'TurboWan"),
+                         (text.replace("Wan-AI/Wan2.1-T2V-1.3B/Wan2.1_VAE.pth\"\ntext", "a/b/../x\"\ntext"), "expected OWNER/REPO/PATH or nothing"),
                          (text.replace('= "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981"', "= 5"), "sha256: expected a table of text")):
         (tmp_path / "x.toml").write_text(broken)
         with pytest.raises(PresetError, match=says):

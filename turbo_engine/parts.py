@@ -58,7 +58,7 @@ class Part:
         lost = "" if self.needed else f" ({self.without})"
         if self.pickle is not None:
             return f"a pickle{lost}, convert it once with: {CONVERT} {self.pickle}"
-        return f"missing{lost}, on the hub as {self.source}, about {_gb(self.bytes)}"
+        return f"missing{lost}" + (f", on the hub as {self.source}, about {_gb(self.bytes)}" if self.source else ", and not published")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def get_missing(stock: Stock, *, full: bool, announce: Callable[[list[Remote]], 
             continue
         if part.path is None and part.pickle is not None:
             convert(part.pickle, progress=progress)
-        elif part.path is None:
+        elif part.path is None and part.source:
             owner, repository, path = part.source.split("/", 2)
             file = HubFile(f"{owner}/{repository}", path, stock.preset.files.sha256.get(part.source, ""), under=repository)
             wanted += with_shards(file, stock.folder) if path.endswith(INDEX_SUFFIX) else [file]

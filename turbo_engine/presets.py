@@ -178,6 +178,9 @@ class PublishedFiles:
     sha256: dict[str, str] = field(hash=False)
 
     def __post_init__(self):
+        for name in (*self.turbo, *self.full, self.vae, self.text_encoder, self.tokenizer, self.tiny_vae):
+            parts = name.split("/")
+            _check(not name or len(parts) >= 3 and all(part.strip(".") for part in parts), f"files: expected OWNER/REPO/PATH or nothing, got {name!r}")
         for name, digest in self.sha256.items():
             _check(len(digest) == 64 and set(digest) <= set("0123456789abcdef"), f"sha256: expected 64 hexadecimal digits for {name}, got {digest!r}")
 
