@@ -6,7 +6,8 @@
 
 Each mode is asked for `--repeat` times with prompts never seen before and once with the prompt before, all warm. `text` reads the prompt (the
 encoder's way to the device and the networks' way back included), `denoise` is all steps, `decode` the preview decoder's for turbo and the
-full one's for a full render; `full_decode` decodes turbo's latent by the full one. The last line of stdout is one JSON object.
+full one's for a full render; `bytes_ready` is from the request to every frame as a JPEG; `full_decode` decodes turbo's latent by the full
+one. The last line of stdout is one JSON object.
 """
 import argparse
 import json
@@ -23,6 +24,7 @@ from bench.random_wan import RandomWan
 from bench.report import Report, gpu_facts
 from turbo_engine.engine import Engine
 from turbo_engine.errors import TurboError
+from turbo_engine.media import encode_jpeg
 from turbo_engine.plan import GIB
 from turbo_engine.presets import load_preset
 from turbo_engine.types import Progress, Request, Result
@@ -113,16 +115,19 @@ def one(engine: Engine, request: Request, seen: bool) -> dict:
     """One clip's stages in seconds, and the device's memory."""
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    last, steps = time.perf_counter(), []
+    start = last = time.perf_counter()
+    steps = []
     for event in engine.generate(request):
         now = time.perf_counter()
         if isinstance(event, Progress) and event.stage == "denoise":
             steps.append(now - last)
         if isinstance(event, Result):
             result = event
+            encode_jpeg(event.frames)
+            ready_s = time.perf_counter() - start
         last = now
     row = {"mode": request.mode, "prompt": "seen" if seen else "new", "frames": request.num_frames, "size": f"{request.width}x{request.height}",
-           "steps": len(steps), "nfe": result.recipe["nfe"], **{f"{k}_s": round(v, 3) for k, v in result.stage_s.items()},
+           "steps": len(steps), "nfe": result.recipe["nfe"], **{f"{k}_s": round(v, 3) for k, v in result.stage_s.items()}, "bytes_ready_s": round(ready_s, 3),
            "first_step_s": round(steps[0], 3), "median_step_s": round(float(np.median(steps)), 3), **memory(engine)}
     if request.mode == "turbo":
         start = time.perf_counter()

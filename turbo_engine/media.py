@@ -3,10 +3,12 @@
 PyAV and OpenCV come in when first used. Colours are BT.709, limited range, and tagged so: players guess otherwise.
 """
 import errno
+import functools
 import io
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,17 +123,22 @@ def encode_video(pictures: Iterable[np.ndarray], count: int, size: tuple[int, in
 
 
 def encode_jpeg(frames: np.ndarray, quality: int = 90) -> list[bytes]:
-    """One JPEG a frame. frames uint8 [T, H, W, 3] RGB; quality 1 to 100."""
+    """One JPEG a frame, several at a time. frames uint8 [T, H, W, 3] RGB; quality 1 to 100."""
     import cv2
 
-    _check_frames(frames)
-    pictures = []
-    for frame in frames:
-        ok, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    def encode(frame: np.ndarray) -> bytes:
+        ok, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
         if not ok:
             raise OutputError(f"JPEG: expected the encoder to take {list(frame.shape)}, found it would not; try another size")
-        pictures.append(data.tobytes())
-    return pictures
+        return data.tobytes()
+
+    _check_frames(frames)
+    return list(_encoders().map(encode, frames))
+
+
+@functools.cache
+def _encoders() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "jpeg")
 
 
 def read_frames(path: Path | str) -> np.ndarray:
