@@ -1,12 +1,14 @@
 # make run    everything a fresh clone needs, then the app
 # make test   the same, then the tests that need no GPU
+# make soak   the long counts of docs/reliability.md; MINUTES says how long five tabs work
 
 PYTHON ?= python3
 VENV := .venv
+MINUTES ?= 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: setup setup-dev run test lint clean
+.PHONY: setup setup-dev run test soak lint clean
 
 setup: $(VENV)/.installed
 
@@ -16,7 +18,10 @@ run: setup
 	$(BIN)/python app.py $(ARGS)
 
 test: setup-dev
-	$(BIN)/python -m pytest -m "not gpu and not golden" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not golden and not soak" $(ARGS)
+
+soak: setup-dev
+	$(BIN)/python -m pytest tests/soak --minutes $(MINUTES) $(ARGS)
 
 lint: setup-dev
 	$(BIN)/ruff check app.py ui turbo_engine tests
