@@ -207,8 +207,8 @@ def witness(report: Report, work: Work, device: torch.device, budget_s: float) -
     """diffusers' WanTransformer3DModel, dense, as it comes."""
     try:
         from diffusers import WanTransformer3DModel
-    except ImportError:
-        print("diffusers is not installed: no outside witness", flush=True)
+    except (ImportError, RuntimeError) as error:               # the second: its lazy imports lack something
+        print(f"diffusers is not installed: no outside witness ({str(error)[:200]})", flush=True)
         return None
     import diffusers
 

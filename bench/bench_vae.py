@@ -83,8 +83,8 @@ def decoders(report: Report, preset: Preset, frames: int, width: int, height: in
 def diffusers_decoder(report: Report, state: dict, preset: Preset, latent: Tensor, **facts) -> None:
     try:
         from diffusers import AutoencoderKLWan
-    except ImportError:
-        print("diffusers is not installed: no outside witness", flush=True)
+    except (ImportError, RuntimeError) as error:               # the second: its lazy imports lack something
+        print(f"diffusers is not installed: no outside witness ({str(error)[:200]})", flush=True)
         return
     with CUDA:
         model = AutoencoderKLWan().to(torch.bfloat16).eval().requires_grad_(False)

@@ -30,6 +30,18 @@ def gelu(x):
 
 
 @triton.jit
+def quick_gelu(x):
+    """`gelu` off by 5e-4 x at most: one instruction's tanh in place of an exponential and a division. For results in e4m3."""
+    u = x * (0.7978845608 + 0.0356774081 * x * x)
+    if INTERPRETED:
+        tanh = 2.0 / (1.0 + tl.exp2(tl.minimum(-2.885390082 * u, 120.0))) - 1.0
+    else:
+        tanh = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [u], dtype=tl.float32, is_pure=True, pack=1)
+    half = 0.5 * x
+    return half * tanh + half
+
+
+@triton.jit
 def store_row(h, out, out_scale, row, cols, width, LARGEST: tl.constexpr, SMALLEST_AMAX: tl.constexpr):
     """One row, float32 and zero past the width, as it is or, with LARGEST, rounded to 8 bits with its scale.
 

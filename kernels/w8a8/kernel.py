@@ -5,7 +5,7 @@ The number of rows is a run-time value: a new clip length runs the binary that i
 import triton
 import triton.language as tl
 
-from kernels.narrow import gelu, narrow, store_row
+from kernels.narrow import narrow, quick_gelu, store_row
 from kernels.tuning import autotune_configs, first_or_all
 
 
@@ -70,7 +70,7 @@ def linear_kernel(x8, w8, y, x_scale, w_scale, bias, bound, y_scale, rows, outs,
         if GELU:
             row_scale = tl.load(x_scale + r, mask=r < rows, other=0.0) * tl.load(bound) + tl.load(bound + 1)
             tl.store(y_scale + r, row_scale, mask=(r < rows) & (start_n == 0))
-            out = narrow(gelu(out) * (1.0 / row_scale)[:, None], tl.float8e4nv)
+            out = narrow(quick_gelu(out) * (1.0 / row_scale)[:, None], tl.float8e4nv)
         if TMA:
             y.store([start_m, start_n], out if GELU else out.to(y.dtype))
         else:

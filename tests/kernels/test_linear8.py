@@ -221,7 +221,7 @@ def test_products_on_the_gpu(rows, outs, width, format, hopper):
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows, outs, width", [(1, 16, 64), (1000, 1000, 1000), (1003, 8960, 1536)])
 def test_gelu_of_a_product_on_the_gpu(rows, outs, width):
-    """Sums of some 13 bits move a number of some hundred to its neighbour."""
+    """Sums of some 13 bits and a quick tanh move a number of some ten to its neighbour, the smallest ones most."""
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no fp8")
     *arguments, bias = quantized(rows, outs, width, "fp8", "cuda")
@@ -230,7 +230,7 @@ def test_gelu_of_a_product_on_the_gpu(rows, outs, width):
     for tma in (None, False):
         y8, y_scale = launch.linear8_gelu(*arguments, bias, bound, tma=tma)
         torch.testing.assert_close(y_scale, truth_scale)
-        assert (y8.float() != truth8.float()).float().mean() < 3e-2 and distance(y8, truth8) < 1.5e-2
+        assert (y8.float() != truth8.float()).float().mean() < 0.15 and distance(y8, truth8) < 1.5e-2
 
 
 @pytest.mark.gpu
