@@ -68,7 +68,7 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm on a float32 stream, whatever the dtype of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.eps) * self.weight + self.bias
+        return F.layer_norm(widen(x), self.normalized_shape, widen(self.weight), widen(self.bias), self.eps)
 
 
 def rope_angles(grid: tuple[int, int, int], head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -88,6 +88,8 @@ def rope_angles(grid: tuple[int, int, int], head_dim: int, theta: float, device:
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Turn interleaved pairs of channels by the rotary angles. x [B, H, L, D]; float32 inside, x.dtype out."""
     cos, sin = rope
+    if x.device.type == "cpu":                 # one pass of complex products: a ninth of the time; no compiler takes them
+        return torch.view_as_real(torch.view_as_complex(widen(x).unflatten(-1, (-1, 2))) * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
     even, odd = widen(x).unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
@@ -142,11 +144,11 @@ class Block(nn.Module):
         """x [B, L, C] float32 residual stream; modulation [B, 6, C] float32 of this step."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (widen(self.modulation) + modulation).chunk(6, 1)   # [B, 1, C]
         dtype = context[0].dtype               # norm weights may be float32 beside bf16 layers, as in released files
-        h = (layer_norm(x, self.eps) * (1 + scale1) + shift1).to(dtype)
-        x = x + gate1 * self.self_attn(h, rope, attention)
+        h = torch.addcmul(shift1, layer_norm(x, self.eps), 1 + scale1).to(dtype)
+        x = torch.addcmul(x, gate1, self.self_attn(h, rope, attention))
         x = x + self.cross_attn(self.norm3(x).to(dtype), context)
-        h = (layer_norm(x, self.eps) * (1 + scale2) + shift2).to(dtype)
-        return x + gate2 * self.ffn(h)
+        h = torch.addcmul(shift2, layer_norm(x, self.eps), 1 + scale2).to(dtype)
+        return torch.addcmul(x, gate2, self.ffn(h))
 
 
 class Head(nn.Module):
