@@ -8,10 +8,12 @@ import pytest
 import torch
 from tiny_wan import I2V, a_picture, write_wan_preset
 
+from turbo_engine.accelerate import Techniques
 from turbo_engine.engine import Engine
 from turbo_engine.errors import RequestError, TurboError, WeightsError
 from turbo_engine.families import wan
 from turbo_engine.models.dit import DiT
+from turbo_engine.models.fused_dit import FusedDiT
 from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.umt5 import UMT5
 from turbo_engine.parts import take_stock
@@ -198,6 +200,24 @@ def test_weights_in_eight_bits_make_nearly_the_same_clips(tmp_path, t2v, monkeyp
         error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
         assert 1e-5 < error < 0.1, error
     assert "linear: weights in int8" in engine.describe()["kernels"]
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_fast_networks_make_nearly_the_same_clips(tmp_path, i2v, monkeypatch, eight_bit):
+    """What a GPU is given, by the kernels' torch meaning: 8-bit products and fused glue for turbo, glue alone for full, both experts."""
+    monkeypatch.setattr(wan, "techniques_for", lambda device, mode: Techniques(linear="int8" if mode == "turbo" else None, fused=True))
+    monkeypatch.setattr(wan, "_plan", lambda *_: dataclasses.replace(ALL_STAYS, eight_bit=eight_bit))
+    engine = Engine(write_wan_preset(tmp_path, I2V), device="cpu", threads=2).load()
+    assert isinstance(engine._family._networks["turbo low-noise"], FusedDiT)
+    calls = []
+    for mode in ("turbo", "full"):
+        request = Request("a cat", 3, mode, image=a_picture())
+        plain, *_, fast = last(i2v, request).latent, *engine.generate(request, give_way=lambda: calls.append(mode))
+        error = np.linalg.norm(plain - fast.latent) / np.linalg.norm(plain)
+        assert (0 if mode == "full" and not eight_bit else 1e-5) <= error < (1e-4 if mode == "full" and not eight_bit else 0.15), (mode, error)
+    assert calls.count("turbo") > 4 * 2 and calls.count("full") > 12 * 2                            # it gives way between blocks
+    kernels = engine.describe()["kernels"]
+    assert any(line.startswith("turbo linear layers: int8") for line in kernels) and any(line.startswith("full between products") for line in kernels)
 
 
 def test_int8_files_stay_int8_in_memory_and_mean_what_their_blocks_say(tmp_path):
