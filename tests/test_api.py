@@ -21,7 +21,8 @@ from turbo_engine.recipe_files import read_recipe
 from turbo_engine.store import Store
 from turbo_engine.types import Request
 from ui.archive import Archive
-from ui.live import FULL, TURBO, Desk
+from ui.live import Desk
+from ui.session import FULL, TURBO
 from ui.mcp import VERSIONS, Tool
 from ui.models import Models
 

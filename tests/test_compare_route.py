@@ -20,7 +20,8 @@ from turbo_engine.types import Request
 from ui.archive import Archive
 from ui.clips import Clip, Edit
 from ui.handlers import _obey, add_routes, read_message
-from ui.live import PICKED_A, PICKED_B, TURBO, Desk
+from ui.live import Desk
+from ui.session import PICKED_A, PICKED_B, TURBO
 from ui.models import OPENING, Models
 from ui.pictures import Pictures
 from ui.scores import Scores, score

@@ -16,7 +16,7 @@ from ui.archive import MOST_WAITING, Archive
 from ui.clips import Clip, Clips, Edit
 from ui.handlers import read_message
 from ui.history import PAGE, add_history_routes
-from ui.live import FULL, TURBO
+from ui.session import FULL, TURBO
 
 from test_live import Page, open_desk
 

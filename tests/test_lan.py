@@ -18,7 +18,8 @@ from turbo_engine.fake import FakeEngine
 from ui.clips import Edit
 from ui.guard import Guard
 from ui.lan import ENTRY, GUESTS, Lan, Rate
-from ui.live import GUEST_PREVIEW, TURBO, Session
+from ui.live import GUEST_PREVIEW
+from ui.session import TURBO, Session
 from ui.roles import GUEST, may
 
 ROOT = Path(__file__).resolve().parents[1]

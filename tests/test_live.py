@@ -18,7 +18,9 @@ from turbo_engine.presets import list_presets
 from turbo_engine.types import Result
 from ui.clips import Clip, Clips, Edit
 from ui.handlers import read_message
-from ui.live import FRAME_HEADER, FULL, FULL_ROUGH, ROUGH, TURBO, Desk, Outbox, Patience, Session
+from ui.live import Desk
+from ui.patience import Patience
+from ui.session import FRAME_HEADER, FULL, FULL_ROUGH, ROUGH, TURBO, Outbox, Session
 from ui.models import EXAMPLES, Models, describe_page
 
 OPENING = Edit(0, "a penguin", 7)

@@ -19,7 +19,8 @@ from turbo_engine.store import Store
 from turbo_engine.types import Request
 from ui.clips import Edit
 from ui.handlers import _obey, read_message
-from ui.live import Desk, Session
+from ui.live import Desk
+from ui.session import Session
 from ui.pictures import UNUSED_S, Picture, Pictures, add_picture_routes, picture_of
 
 

@@ -29,7 +29,8 @@ from .archive import describe
 from .clips import Clip, Edit
 from .exports import Exports
 from .handlers import MAX_SEED
-from .live import Caller, Desk
+from .live import Desk
+from .session import Caller
 from .models import Models
 
 END_POINTS = ("preview", "render_full", "export", "history", "details", "cancel")

@@ -24,7 +24,8 @@ from turbo_engine.store import StoreError
 from .clips import Edit
 from .exports import add_export_routes
 from .history import add_history_routes
-from .live import Desk, Session
+from .live import Desk
+from .session import Session
 from .models import Models, add_model_routes
 from .pictures import Picture, Pictures, add_picture_routes
 from .roles import GUEST

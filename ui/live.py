@@ -4,24 +4,16 @@ Each page has a mailbox of one: a newer edit takes the place of a waiting one. A
 edit only when `Patience` says so. A full render belongs to the desk: it runs while no preview is wanted, gives way to
 edits between two blocks of its network, and goes on when its page is closed or reloaded. What code asks for (`Caller`)
 comes after all that people ask for. The worker never touches a socket and the event loop never touches the engine:
-between them stands an `Outbox` per page.
-
-On the wire, engine to page: JSON text, and per picture one binary message,
-generation u32 | kind u8 (ROUGH, TURBO, FULL, FULL_ROUGH, PICKED_A, PICKED_B) | index u16 | total u16 | JPEG, big-endian.
+between them stands a `Session` with its outbox.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import logging
-import queue
-import secrets
-import struct
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from turbo_engine.errors import TurboError
@@ -30,135 +22,13 @@ from turbo_engine.types import Preview, Progress, Result
 
 from .archive import Archive, describe
 from .clips import Clip, Clips, Edit
+from .session import FULL, FULL_ROUGH, PICKED_A, PICKED_B, ROUGH, TURBO, Session
 
 log = logging.getLogger("rushes.live")
 
-ROUGH, TURBO, FULL, FULL_ROUGH, PICKED_A, PICKED_B = range(6)
-SIDES = "turbo", "turbo", "full", "full", "a", "b"        # by kind: where on the page it goes
-FRAME_HEADER = struct.Struct(">IBHH")
 JPEG_QUALITY = 90
 PROGRESS = "full progress"     # tag of what a full render tells: newer takes back what is unsent
 PREVIEW, RENDER, GUEST_PREVIEW, GUEST_RENDER, CODE_PREVIEW, CODE_RENDER = range(6)     # who goes first
-
-
-class Patience:
-    """When to drop a running preview for a newer edit.
-
-    Always dropping starves the screen while someone types, never dropping lags behind. So: drop while less than half is
-    done, and only if a picture came recently enough that the next one still makes `gap_s`. The two times adapt to the
-    engine: moving averages of what first pictures and whole clips took.
-    """
-
-    gap_s = 1.0             # a new picture about this often while typing, if the engine can
-    nearly_done_s = 0.15    # less work left than this is finished whatever the share
-
-    def __init__(self):
-        self.first_picture_s: float | None = None
-        self.clip_s: float | None = None
-        self._picture_at = float("-inf")
-
-    def picture_landed(self, now: float) -> None:
-        self._picture_at = now
-
-    def measured(self, first_picture_s: float, clip_s: float) -> None:
-        mix = (lambda old, new: new if old is None else 0.7 * old + 0.3 * new)
-        self.first_picture_s = mix(self.first_picture_s, first_picture_s)
-        self.clip_s = mix(self.clip_s, clip_s)
-
-    @property
-    def window_s(self) -> float:
-        """How fresh the last picture must be for the running work to be dropped."""
-        return max(0.2, self.gap_s - (self.first_picture_s or 0.0))
-
-    def gives_up(self, share_done: float, elapsed_s: float, now: float) -> bool:
-        """share_done: by steps, in [0, 1]; used until a whole clip was measured."""
-        if self.clip_s is not None:
-            if self.clip_s - elapsed_s < self.nearly_done_s:
-                return False
-            share_done = elapsed_s / self.clip_s
-        return share_done < 0.5 and now - self._picture_at < self.window_s
-
-
-class Outbox:
-    """What still has to go to one page, in order. Lives on the event loop.
-
-    Putting something with a tag takes back what is unsent and bears the same tag: an overtaken clip, old progress.
-    """
-
-    def __init__(self):
-        self._items: deque[tuple[str | None, str | bytes]] = deque()
-        self._filled = asyncio.Event()
-
-    def put(self, payloads: list[str | bytes], tag: str | None = None) -> None:
-        if tag is not None:
-            self._items = deque(item for item in self._items if item[0] != tag)
-        self._items.extend((tag, payload) for payload in payloads)
-        self._filled.set()
-
-    async def next(self) -> str | bytes:
-        while not self._items:
-            self._filled.clear()
-            await self._filled.wait()
-        return self._items.popleft()[1]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-class Session:
-    """One connection of a page. Fields below are guarded by the desk's lock.
-
-    page: names the page over its reloads and reconnections. guest: of somebody on the local network, who comes after the owner.
-    """
-
-    by_code = False         # a person looks at it
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None, page: str = "", *, guest: bool = False):
-        self.page, self.guest = page or secrets.token_urlsafe(12), guest
-        self.outbox = Outbox()
-        self._loop = loop
-        self.closed = False
-        self.waiting: Edit | None = None        # the mailbox of one
-        self.picked: dict[str, Edit] = {}       # clips of the history wanted for a comparison, by place
-        self.wanted: Edit | None = None         # the newest edit that asks for another clip than the one before
-        self.shown_generation = 0
-        self.patience = Patience()
-
-    def post(self, message: dict, *, tag: str | None = None) -> None:
-        """Send JSON; from any thread."""
-        self._put([json.dumps(message)], tag)
-
-    def post_clip(self, header: dict, kind: int, jpegs: list[bytes]) -> None:
-        """Send a clip: its header, then its frames. It overtakes an unsent one of the same side."""
-        generation = header["generation"]
-        frames = [FRAME_HEADER.pack(generation, kind, i, len(jpegs)) + jpeg for i, jpeg in enumerate(jpegs)]
-        text = json.dumps({"type": "clip", "kind": kind, "total": len(jpegs), **header})
-        self._put([text, *frames], SIDES[kind])
-
-    def _put(self, payloads, tag) -> None:
-        with contextlib.suppress(RuntimeError):     # the loop has closed: the app is going down
-            self._loop.call_soon_threadsafe(self.outbox.put, payloads, tag)
-
-
-class Caller(Session):
-    """A page without a screen, for one call through code: what it is told is waited for on the calling thread."""
-
-    by_code = True
-
-    def __init__(self):
-        super().__init__(None)
-        self._told: queue.SimpleQueue[dict] = queue.SimpleQueue()
-
-    def post(self, message: dict, *, tag: str | None = None) -> None:
-        self._told.put(message)
-
-    def post_clip(self, header: dict, kind: int, jpegs: list[bytes]) -> None:
-        if kind in (TURBO, FULL):
-            self._told.put({"type": "clip", **header})
-
-    def wait(self) -> dict:
-        """The next thing the desk has to say."""
-        return self._told.get()
 
 
 class _Dropped(Exception):
