@@ -1,6 +1,6 @@
-"""Tables and a drawing of the engine's ladder from the JSON that bench_engine wrote, for docs/performance.md and the README.
+"""Tables and a drawing of the engine's ladder from the JSON of bench_engine and bench_vae, for docs/performance.md and the README.
 
-    python -m bench.ladder bench/results/engine-*.json [--svg docs/ladder.svg]
+    python -m bench.ladder bench/results/engine-*.json bench/results/vae-*.json [--svg docs/ladder.svg]
 
 Prints Markdown. Nothing is measured here.
 """
@@ -50,6 +50,22 @@ def profile_table(result: dict) -> str:
     return "\n".join(lines + [f"| all kernels | {sum(result['profile']['groups'].values()):.1f} | {limit['all']:.1f} |"])
 
 
+def decoder_table(result: dict) -> str:
+    """One row a way to decode, one column a length: milliseconds a clip and peak memory."""
+    rows = [row for row in result["rows"] if "calls" in row]
+    ways = list(dict.fromkeys((row["name"], row.get("chunk", 1)) for row in rows))
+    lengths = list(dict.fromkeys((row["size"], row["frames"]) for row in rows))
+    lines = ["| decoder | latent frames at once | " + " | ".join(f"{size} {frames} f" for size, frames in lengths) + " |",
+             "| --- | ---: |" + " ---: |" * len(lengths)]
+    for name, chunk in ways:
+        cells = []
+        for size, frames in lengths:
+            row = next((r for r in rows if (r["name"], r.get("chunk", 1), r["size"], r["frames"]) == (name, chunk, size, frames)), None)
+            cells.append("" if row is None else f"{row['median_ms']:.0f} ms" + (f" ({row['peak_gib']:.1f} GiB)" if "peak_gib" in row else ""))
+        lines.append(f"| {name} | {chunk or 'all'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def rungs(result: dict) -> list[dict]:
     return [row for row in result["rows"] if "clip_s" in row]
 
@@ -86,13 +102,17 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--svg", type=Path, help="write the drawing here")
     options = parser.parse_args()
-    results = [json.loads(path.read_text()) for path in options.files]
+    every = [json.loads(path.read_text()) for path in options.files]
+    results = [result for result in every if result["bench"] == "engine"]
     facts = results[0]
     print(f"{facts['device']}, torch {facts['torch']}, triton {facts['triton']}, commit {', '.join(dict.fromkeys(r['commit'] for r in results))}\n")
     print(ladder_table(results))
     for result in results:
         if result.get("profile"):
             print("\n" + profile_table(result))
+    for result in every:
+        if result["bench"] == "vae":
+            print("\n" + decoder_table(result))
     if options.svg:
         options.svg.write_text(svg(results))
     return 0
