@@ -73,8 +73,8 @@ class Page:
     def edit(self, generation: int, prompt: str, seed: int = 7, **settings):
         self.desk.edit(self.session, Edit(generation, prompt, seed, **settings))
 
-    def render(self, generation: int, prompt: str, num_steps: int = 10):
-        self.desk.render(self.session, Edit(generation, prompt, 7, "full", num_steps))
+    def render(self, generation: int, prompt: str, num_steps: int = 10, **settings):
+        self.desk.render(self.session, Edit(generation, prompt, 7, "full", num_steps, **settings))
 
     def close(self):
         self.desk.disconnect(self.session)
@@ -673,6 +673,10 @@ def test_another_model_takes_the_place_of_the_one_that_runs_and_what_was_asked_o
         assert prompts(new.requests) == ["a balloon", "a ship"]
         page.edit(4, "a ship", preset="pocket")
         await page.until(type="dropped", generation=4)          # not the other model's clip of these words
+        page.render(5, "a ship", preset="pocket")
+        assert "ask again" in (await page.until(type="error", generation=5, mode="full"))["message"]
+        page.render(6, "a ship", preset="other")
+        await page.until(type="clip", generation=6, kind=FULL)
         page.close()
     run(scenario, old)
 

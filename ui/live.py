@@ -316,8 +316,8 @@ class Desk:
         edit, started, first_picture_s, result, report = job.edit, time.monotonic(), None, None, None
         if self.archive is not None:
             self.archive.engine_busy()
-        if edit.saved is None and edit.preset not in ("", self.about.get("preset")):
-            raise _Dropped                      # asked of the model before
+        if edit.saved is None and edit.preset not in ("", self.about.get("preset", edit.preset)):        # asked of the model before
+            raise TurboError("Another model runs now; ask again.") if job.render else _Dropped
         known = self.clips.find(edit) if job.session is not None else None
         if known is not None:           # made since it was asked for
             with self._changed:
