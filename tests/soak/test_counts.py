@@ -69,3 +69,9 @@ def test_checkpoints(row, what, count, tests):
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, env={**os.environ, "FUZZ": "10"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     row(what, count, done.stdout.strip().splitlines()[-1].strip("= "))
+
+
+def test_shaken_messages(row):
+    from tests.browser.test_order import soak
+    changes = soak(5000)
+    row("seeds of delayed, doubled, reordered and dropped messages to the page", 5000, f"0 older clips shown in {changes:,} changes of the picture")
