@@ -4,6 +4,6 @@
 export async function ask(path, options = {}) {
   const reply = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
   const body = await reply.json().catch(() => ({}));
-  if (!reply.ok) throw new Error(typeof body.detail === "string" ? body.detail : reply.status === 413 ? "This file is too large." : "The app did not answer.");
+  if (!reply.ok) throw new Error(typeof body.detail === "string" ? body.detail : { 403: "This is not for guests.", 413: "This file is too large." }[reply.status] ?? "The app did not answer.");
   return body;
 }
