@@ -2,9 +2,18 @@
 import json
 
 import pytest
+import torch
 from tiny_wan import I2V, T2V, TEMPLATE
 
 from bench.bench_wan import main
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """An engine sets them for the whole process, and the numbers of later tests are those of its threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_every_plan(tmp_path, capsys):

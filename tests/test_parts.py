@@ -27,6 +27,14 @@ CONVERT = "python -m turbo_engine.weights convert"
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """An engine sets them for the whole process, and the numbers of later tests are those of its threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def hub():
     server = Hub()
