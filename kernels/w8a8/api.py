@@ -36,7 +36,8 @@ def linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tens
         x8, x_scale: [..., K] and [...] from `quantize_rows`; w8, w_scale: [N, K] and [N], the same format; scales float32.
         bias: [N] or None. dtype: of y.
         backend: "triton"; "library" (`torch._scaled_mm` for fp8, `torch._int_mm` for int8); "torch" (the reference); or "auto":
-            on CUDA whichever of the first two runs faster at this shape on this card (`kernels.choice`), elsewhere "library".
+            on CUDA whichever of the first two runs faster at this shape on this card (`kernels.choice`), elsewhere "library", or
+            "torch" for fp8, which no library has on a CPU.
     Returns: y [..., N]. int8 sums are exact int32 over all of K. fp8 sums are float32 with "triton", and the matrix unit's own, on
         Hopper of some 13 bits, with "library" and "auto". Raises: ValueError for shapes, dtypes and devices that do not fit.
     """
@@ -52,13 +53,13 @@ def linear8(x8: Tensor, x_scale: Tensor, w8: Tensor, w_scale: Tensor, bias: Tens
         raise ValueError(f"w8: expected float8_e4m3fn or int8, got {w8.dtype}")
     if bias is not None:
         check_shape("bias", bias, (outs,))
-    backend = _pick(backend, x8, "library")
-    if backend == "torch":
-        return reference.linear8_reference(x8, x_scale, w8, w_scale, bias, dtype)
+    chosen, backend = backend, _pick(backend, x8, "library")
     from kernels.w8a8 import library
 
     arguments = x8.reshape(-1, width), x_scale.reshape(-1), w8, w_scale, bias, dtype
-    if backend == "library" or not x8.is_cuda and backend == "auto":
+    if backend == "torch" or chosen == "auto" and backend == "library" and not library.runs(arguments[0], w8, dtype):
+        return reference.linear8_reference(x8, x_scale, w8, w_scale, bias, dtype)
+    if backend == "library":
         y = library.linear8(*arguments)
     else:
         from kernels.w8a8 import launch
