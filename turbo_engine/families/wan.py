@@ -15,7 +15,7 @@ from turbo_engine.families import denoiser_of
 from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
-from turbo_engine.models.fast_decoder import speed_up_decoder
+from turbo_engine.models.fast_decoder import speed_up_decoder, speed_up_tiny
 from turbo_engine.models.first_frame import first_frame_condition
 from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
@@ -56,6 +56,8 @@ class Wan:
         self._tiny = None
         if weights.has_tiny:
             self._tiny = self._filled(_empty(TinyVAE, preset.tiny_vae), weights.tiny_vae(device, dtype), leave_out=("encoder.*",))
+            if device.type == "cuda":
+                speed_up_tiny(self._tiny)
         self._encoder = self._open_encoder()
         self._states: OrderedDict[str, Tensor] = OrderedDict()
         prompt_bytes = 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize
