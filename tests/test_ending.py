@@ -140,4 +140,4 @@ def test_an_end_that_takes_too_long_is_cut_off_and_shown(tmp_path):
     process.read_until("token for code")
     time.sleep(0.5)
     code, took = process.end(signal.SIGTERM)
-    assert code == 1 and took < 1 + 2 + SLACK_S and any("Timeout" in line for line in process.lines) and any("in close" in line for line in process.lines)
+    assert code == 1 and took < 1 + 2 + SLACK_S and any("Timeout" in line for line in process.lines) and any("in stop" in line for line in process.lines)
