@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.timeout(120))
+            item.add_marker(pytest.mark.timeout(400))
             if not Path(CHROMIUM).exists():
                 item.add_marker(pytest.mark.skip(reason=f"{CHROMIUM} is not installed: apt-get install chromium"))
 
@@ -109,7 +109,7 @@ def chromium():
 @pytest.fixture
 def context(chromium, tmp_path):
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(90_000)         # a clip takes a second, on a machine with other work half a minute
     yield context
     context.close()
 

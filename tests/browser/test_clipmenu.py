@@ -31,7 +31,7 @@ def picture_size(desk: DeskPage, side: str = "turbo") -> list[int]:
 
 def test_another_size_and_length_are_asked_for_and_shown_in_their_own_shape(desk):
     page = desk.page
-    assert page.locator(".length").locator("option").all_inner_texts() == ["1.1 s · 17 frames", "2.1 s · 33 frames"]
+    assert page.locator(".length").locator("option").all_inner_texts() == ["1.1 s · 17", "2.1 s · 33"]
     assert aspect(desk, ".side-turbo .frame") == pytest.approx(1, abs=0.01)
     page.locator(".size").select_option("320x192")
     page.wait_for_function("document.querySelector('.side-turbo .picture').width === 320")

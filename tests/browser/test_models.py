@@ -15,7 +15,6 @@ from .desk import DeskPage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_wan import write_wan_preset  # noqa: E402
 
-pytestmark = pytest.mark.timeout(240)
 
 
 class ModelsPage(DeskPage):

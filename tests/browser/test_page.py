@@ -164,10 +164,8 @@ def test_both_sides_show_the_same_frame_while_playing(fake_desk):
     assert seen[0] == 0 and seen[1] > 8
 
 
-@pytest.mark.timeout(300)
 def test_five_seconds_of_playback_show_the_same_frame_on_both_sides_of_the_real_engine(page, real_app):
     """What each frame of each side looks like is learnt standing still; then, playing, both sides must always show one index."""
-    page.set_default_timeout(90_000)
     desk = DeskPage(page, real_app.url).open()
     desk.choose_full_steps(10)
     desk.render_full()

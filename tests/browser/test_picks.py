@@ -14,7 +14,6 @@ from .conftest import App
 from .desk import DeskPage
 from .test_compare_view import COMPARE
 
-pytestmark = pytest.mark.timeout(180)
 NASTY = "${alert(1)} <img src=x onerror=alert(1)>"
 
 
@@ -246,10 +245,8 @@ def test_a_chosen_pair_fits_on_one_screen(desk, width, height):
             assert stage["x"] <= box["x"] and box["x"] + box["width"] <= stage["x"] + stage["width"], selector
 
 
-@pytest.mark.timeout(400)
 def test_picks_on_the_real_engine_are_the_clips_that_were_made(page, real_app):
     """A and B come from their kept latents through the real decoder, and look as they did when they were made."""
-    page.set_default_timeout(90_000)
     desk = PicksPage(page, real_app.url).open()
     looks = {}
     for name, prompt in (("a", "a snowman jumping in a green meadow"), ("b", "a rocket flying to the right in outer space")):

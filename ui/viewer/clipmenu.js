@@ -48,6 +48,6 @@ export class ClipMenu {
   }
 
   _lengthOption(frames) {
-    return element("option", { value: frames }, `${(frames / this._clip.fps).toFixed(1)} s · ${frames} frames`);
+    return element("option", { value: frames }, `${(frames / this._clip.fps).toFixed(1)} s · ${frames}`);
   }
 }

@@ -1,11 +1,16 @@
-// The full render's button, its progress and its way out.
+// The full render: whether one is under way, its button, its progress and its way out.
 
-export class FinalControl {
+export class FullRender {
   constructor(root, { onStart, onCancel }) {
     this.$ = (selector) => root.querySelector(selector);
     this._steps = 1;
+    this.generation = null;         // of the one under way
     this.$(".final-button").addEventListener("click", onStart);
     this.$(".final-cancel").addEventListener("click", onCancel);
+  }
+
+  get underWay() {
+    return this.generation !== null;
   }
 
   get enabled() {
@@ -16,7 +21,8 @@ export class FinalControl {
     this.$(".final-button").disabled = !on;
   }
 
-  queued(steps, text = "Waiting for the preview to finish") {
+  begin(generation, steps, text = "Waiting for the preview to finish") {
+    this.generation = generation;
     this._steps = steps;
     this._show(0, text);
   }
@@ -29,7 +35,8 @@ export class FinalControl {
     return this._show(step / steps, `Step ${step} of ${steps}${expert ? ` · ${expert}` : ""}${left}`);
   }
 
-  idle() {
+  end() {
+    this.generation = null;
     this.$(".final-button").hidden = false;
     this.$(".final-progress").hidden = true;
   }
