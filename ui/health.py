@@ -101,10 +101,10 @@ class Health:
         for reason in REASONS:
             refusals.add_metric([reason], self.refusals[reason])
         yield refusals
-        yield CounterMetricFamily("rushes_engine_restarts", "Engines started after the first", value=getattr(desk._engine, "restarts", 0))
+        yield CounterMetricFamily("rushes_engine_restarts", "Engines started after the first", value=desk.engine_restarts)
         yield GaugeMetricFamily("rushes_ready", "1 when the engine is loaded", value=desk.state == "ready")
         yield GaugeMetricFamily("rushes_waiting", "Jobs asked for and not begun", value=desk.waiting)
-        yield GaugeMetricFamily("rushes_pages", "Pages and callers connected", value=len(desk._sessions))
+        yield GaugeMetricFamily("rushes_pages", "Pages and callers connected", value=desk.pages)
         yield GaugeMetricFamily("rushes_disk_free_bytes", "Room in the data folder", value=shutil.disk_usage(self._data_dir).free)
         yield GaugeMetricFamily("rushes_app_memory_bytes", "Resident memory of this process, without the engine's", value=_resident_bytes())
 

@@ -104,6 +104,16 @@ class Desk:
         with self._changed:
             return len(self._renders) + sum((session.waiting is not None) + len(session.picked) for session in self._sessions)
 
+    @property
+    def pages(self) -> int:
+        """Pages and callers connected."""
+        return len(self._sessions)
+
+    @property
+    def engine_restarts(self) -> int:
+        """Processes started after the first, for the model that runs now."""
+        return getattr(self._engine, "restarts", 0)
+
     def engine_answers(self, timeout_s: float) -> bool:
         """Whether the engine is there and says something in time, or is seen to work."""
         return self._engine is not None and self._engine.answers(timeout_s)
