@@ -21,15 +21,13 @@ from turbo_engine.presets import SparseSettings
 class SparseLinearAttention(nn.Module):
     """Self-attention of one block, with the output projection of its linear branch; parameter names of TurboDiffusion's files.
 
-    `formats`: of the two products of its sparse branch as in `kernels.sparse_linear_attention` (qk, pv), None for 16 bits. `by_head`: for
-    the caller, whether q and k are best laid out a head at a time.
+    `formats`: of the two products of its sparse branch as in `kernels.sparse_linear_attention` (qk, pv), None for 16 bits.
     """
 
     def __init__(self, head_dim: int, settings: SparseSettings):
         super().__init__()
         self.settings = settings
         self.formats: tuple[str, str] | None = None
-        self.by_head = False
         self.local_attn = nn.Module()
         self.local_attn.proj_l = nn.Linear(head_dim, head_dim)
 
@@ -94,9 +92,8 @@ def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Modu
     if not techniques.fused:
         return model, fitted
     stream = model.patch_embedding.weight.dtype if techniques.narrow_stream else torch.float32
-    by_head = lay_out_heads(model, tokens)
     network = FusedDiT(model, stream=stream)
-    fitted.append(f"between products: fused kernels, stream {str(stream).removeprefix('torch.')}" + (", q and k head by head" if by_head else ""))
+    fitted.append(f"between products: fused kernels, stream {str(stream).removeprefix('torch.')}")
     if techniques.graph:
         network = GraphedDiT(network)
         fitted.append("a step: one CUDA graph")
@@ -159,25 +156,6 @@ def quantize_attention(model: DiT, formats: tuple[str, str], tokens: int) -> lis
             op.formats = formats
         return [f"sparse attention: {formats[0]} logits, {formats[1].replace('16', '16-bit')} values"]
     return ["sparse attention: 16-bit, faster here than 8"]
-
-
-def lay_out_heads(model: DiT, tokens: int) -> bool:
-    """Have q and k of sparse attention written the way it reads them faster: token by token, or head by head. Returns: whether the latter."""
-    ops = [block.self_attn.attn_op for block in model.blocks if isinstance(block.self_attn.attn_op, SparseLinearAttention)]
-    if not ops or not ops[0].local_attn.proj_l.weight.is_cuda:
-        return False
-    op, heads, head_dim = ops[0], model.config.num_heads, model.config.head_dim
-    like = op.local_attn.proj_l.weight
-    qkv = torch.randn(1, tokens, 3, heads, head_dim, dtype=like.dtype, device=like.device).transpose(1, 3)       # [1, H, 3, L, D]
-    q, k, v = qkv.unbind(2)
-    by_token = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k)]
-    by_head = [x.contiguous() for x in (q, k)]
-    ways = {"tokens": lambda: op(*by_token, v), "heads": lambda: op(*by_head, v)}
-    shape = heads, head_dim, tokens, op.settings.density, op.settings.block_q, op.settings.block_k, op.formats or "16-bit"
-    by_head = fastest("sparse attention's layout", shape, ways, like.device) == "heads"
-    for each in ops:
-        each.by_head = by_head
-    return by_head
 
 
 def _wins(layer: nn.Linear, format: str, tokens: int, fed: bool) -> bool:

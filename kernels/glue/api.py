@@ -57,14 +57,13 @@ def gelu_rows(x: Tensor, *, format: str | None = None, backend: str = "auto") ->
 
 
 def norm_rope(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None, *, num_heads: int, eps: float = 1e-6,
-              by_head: bool = False, backend: str = "auto") -> Tensor:
+              backend: str = "auto") -> Tensor:
     """RMSNorm of queries or keys over all their channels, then their rotation.
 
     Args:
         x: [B, L, H * D], rows may lie apart (a slice of a fused qkv product); weight: [H * D].
         rope: cos and sin of the angles, [L, D / 2] float32, for interleaved pairs; None: no rotation.
-        by_head: lay out each head's tokens side by side.
-    Returns: [B, H, L, D] in the dtype of x, laid out as [B, L, H, D], or as it is with by_head. float32 inside. No gradient. Raises: ValueError.
+    Returns: [B, H, L, D] in the dtype of x, laid out as [B, L, H, D]. float32 inside. No gradient. Raises: ValueError.
     """
     _, length, channels = check_shape("x", x, (None, None, None))
     check_shape("weight", weight, (channels,))
@@ -78,7 +77,7 @@ def norm_rope(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None, *, 
             return reference.norm_rope_reference(x, weight, rope, num_heads, eps).to(x.dtype)
         from kernels.glue import launch
 
-        return launch.norm_rope(x, weight, rope, num_heads, eps, by_head)
+        return launch.norm_rope(x, weight, rope, num_heads, eps)
 
 
 def _check_devices(x: Tensor, **others: Tensor | None) -> None:

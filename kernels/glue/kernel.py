@@ -37,9 +37,9 @@ def gelu_kernel(x, out, out_scale, stride, width, LARGEST: tl.constexpr, SMALLES
 
 
 @triton.jit(do_not_specialize=["length"])
-def norm_rope_kernel(x, weight, cos, sin, out, stride_b, stride_l, out_b, out_h, out_l, length, width, eps, ROPE: tl.constexpr, HALF_DIM: tl.constexpr,
+def norm_rope_kernel(x, weight, cos, sin, out, stride_b, stride_l, length, width, eps, ROPE: tl.constexpr, HALF_DIM: tl.constexpr,
                      WIDTH: tl.constexpr):
-    """Grid (B * L,). x [B, L, C] and out [B, H, L, 2 * HALF_DIM] by strides; cos, sin [L, HALF_DIM]."""
+    """Grid (B * L,). x [B, L, C] by strides; out [B, L, C] contiguous; cos, sin [L, HALF_DIM]."""
     row = tl.program_id(0).to(tl.int64)
     token = row % length
     cols = tl.arange(0, WIDTH)
@@ -51,5 +51,4 @@ def norm_rope_kernel(x, weight, cos, sin, out, stride_b, stride_l, out_b, out_h,
         c, s = tl.load(cos + angle), tl.load(sin + angle)
         even, odd = tl.split(tile.reshape(WIDTH // 2, 2))
         tile = tl.join(even * c - odd * s, even * s + odd * c).reshape(WIDTH)
-    out += row // length * out_b + token * out_l
-    tl.store(out + cols // (2 * HALF_DIM) * out_h + cols % (2 * HALF_DIM), tile.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + row * width + cols, tile.to(out.dtype.element_ty), mask=mask)

@@ -33,20 +33,18 @@ def gelu_rows(x: Tensor, format: str | None) -> Tensor | tuple[Tensor, Tensor]:
     return out if format is None else (out, out_scale)
 
 
-def norm_rope(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None, num_heads: int, eps: float, by_head: bool) -> Tensor:
+def norm_rope(x: Tensor, weight: Tensor, rope: tuple[Tensor, Tensor] | None, num_heads: int, eps: float) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     batch, length, width = x.shape
-    shape = (batch, num_heads, length) if by_head else (batch, length, num_heads)
-    out = torch.empty(*shape, width // num_heads, dtype=x.dtype, device=x.device)
-    out = out if by_head else out.transpose(1, 2)
+    out = torch.empty(batch, length, width, dtype=x.dtype, device=x.device)
     cos, sin = (t.float().contiguous() for t in rope or (weight[:1], weight[:1]))
     padded = triton.next_power_of_2(width)
     if out.numel():
         with torch.cuda.device_of(x):
-            norm_rope_kernel[(batch * length,)](x, weight.contiguous(), cos, sin, out, *x.stride()[:2], *out.stride()[:3], length, width, eps,
+            norm_rope_kernel[(batch * length,)](x, weight.contiguous(), cos, sin, out, *x.stride()[:2], length, width, eps,
                                                 ROPE=rope is not None, HALF_DIM=width // num_heads // 2, WIDTH=padded,
                                                 num_warps=row_warps(padded))
-    return out
+    return out.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _room(x: Tensor, dtype: torch.dtype, format: str | None) -> tuple[Tensor, Tensor, dict]:

@@ -5,14 +5,13 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.choice import fastest
 from kernels.sla.block_mask import SMALLEST_ROW, means_kernel, select_kernel
 from kernels.sla.kernel import LOG2E, backward_kv_kernel, backward_q_kernel, forward_kernel
 from kernels.sla.linear import fold_kernel, keys_kernel
 from kernels.sla.reference import LINEAR_EPS, block_mask_from_lut, num_blocks, num_kept
 
-KEY_PROGRAMS = (256, 512, 1024)
-"""Programs of the pass over the keys, all heads together, to choose from: more hide its latency, fewer leave less to add up."""
+KEY_PROGRAMS = 256
+"""Programs of the pass over the keys, all heads together: about two for each of an H100's 132 multiprocessors. 512 and 1024 are slower there."""
 
 
 def check_tiles(q: Tensor, block_q: int, block_k: int) -> None:
@@ -131,15 +130,9 @@ def _summarise_keys(k: Tensor, v: Tensor, proj_weight: Tensor, block_k: int, wit
 
     with_range: and by part, [B, H, parts, D] float32, the sum of k and the largest |v|.
     """
-    ways = {str(n): lambda n=n: _summarise_keys_in(n, k, v, proj_weight, block_k, with_range) for n in KEY_PROGRAMS}
-    shape = *k.shape, block_k, with_range, str(k.dtype).removeprefix("torch.")
-    return ways[fastest("sla keys", shape, ways, k.device) if k.is_cuda else str(KEY_PROGRAMS[0])]()
-
-
-def _summarise_keys_in(programs: int, k: Tensor, v: Tensor, proj_weight: Tensor, block_k: int, with_range: bool) -> tuple[Tensor, ...]:
     batch, num_heads, length, head_dim = k.shape
     pairs, blocks = batch * num_heads, num_blocks(length, block_k)
-    share = num_blocks(blocks, max(1, programs // pairs))
+    share = num_blocks(blocks, max(1, KEY_PROGRAMS // pairs))
     parts = num_blocks(blocks, share)
 
     def room(*shape, dtype=torch.float32):

@@ -49,13 +49,11 @@ class FusedBlock(nn.Module):
         def add_norm(x, y, gate, scale, shift, dtype, format):
             return kernels.add_norm(x, y, gate, scale, shift, eps=eps, dtype=dtype, format=format, backend=self.backend)
 
-        def heads(x, norm, rope, by_head=False):
-            return kernels.norm_rope(x, norm.weight, rope, num_heads=attn.num_heads, eps=norm.eps, by_head=by_head, backend=self.backend)
+        def heads(x, norm, rope):
+            return kernels.norm_rope(x, norm.weight, rope, num_heads=attn.num_heads, eps=norm.eps, backend=self.backend)
 
         q, k, v = attn.project(h)
-        by_head = getattr(attn.attn_op, "by_head", False)
-        q, k = heads(q, attn.norm_q, rope, by_head), heads(k, attn.norm_k, rope, by_head)
-        o = (attn.attn_op or fused_attention)(q, k, attn.heads(v))
+        o = (attn.attn_op or fused_attention)(heads(q, attn.norm_q, rope), heads(k, attn.norm_k, rope), attn.heads(v))
         norm3 = (t.expand(len(x), -1) for t in (block.norm3.weight, block.norm3.bias))
         x, h = add_norm(x, attn.o(o.transpose(1, 2).flatten(2)), gate1, *norm3, dtype, _format(cross.q))
         o = fused_attention(heads(cross.q(h), cross.norm_q, None), *context)
