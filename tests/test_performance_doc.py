@@ -1,0 +1,34 @@
+"""docs/performance.md quotes what bench_engine wrote, to the digit, and its drawing is made of the same files."""
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.ladder import decoder_table, ladder_table, profile_table, seconds, svg
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DECODERS = ([json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob(f"{name}-*.json"))]
+                     for name in ("engine", "vae"))
+
+
+def test_tables_are_those_of_the_committed_results():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert len(RESULTS) >= 2
+    for table in (ladder_table(RESULTS), *(profile_table(result) for result in RESULTS if result.get("profile")), *map(decoder_table, DECODERS)):
+        assert table in text
+    assert svg(RESULTS) == (ROOT / "docs" / "ladder.svg").read_text()
+
+
+def test_results_are_sound():
+    """One card, every rung named, nothing failed, each check within its limit, ten clips or more behind the last rung."""
+    assert len({result["device"] for result in RESULTS}) == 1
+    for result in RESULTS:
+        assert result["ok"] and not result["errors"] and result["rows"][-1]["calls"] >= 10
+        assert all(check["error"] <= check["limit"] for check in result["checks"].values())
+        row = next(row for row in result["rows"] if row["name"].startswith("CUDA graph"))
+        assert row["share_of_limit"] == pytest.approx(result["limit_ms"]["all"] / row["step_ms"], abs=2e-3)
+
+
+@pytest.mark.parametrize("value, text", [(0.2371, "0.237"), (2.8604, "2.86"), (71.268, "71.27"), (986.4, "986")])
+def test_seconds(value, text):
+    assert seconds(value) == text
