@@ -11,6 +11,8 @@ from turbo_engine.presets import Preset, list_presets, load_preset
 from turbo_engine.weights.architecture import elements, is_block_linear, shapes_of_numbers
 
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
+VAE_BYTES = 96 * 2 * 54      # a pixel: what Wan's autoencoder holds of 96 channels in bf16 while it works, its history included: counted 49,
+                             # and 8.6 GiB at 720p on an H100
 PINNED = 1.35                # torch rounds memory that is pinned up to powers of two: umT5's feed-forward layers by half
 PROMPTS = 1 << 30            # bytes of keys and values of prompts kept where there is room
 GIB = 1 << 30
@@ -58,16 +60,17 @@ def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), full: bool = 
     pixels = max(width * height for width, height in clip.menu)
     tokens = pixels // 256 * (clip.max_num_frames // 4 + 1)
     prompt = 2 * 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim     # keys and values, one network's
-    denoising = tokens * (preset.dit.dim * 28 + preset.dit.ffn_dim * 4)
+    denoising = tokens * max(28 * preset.dit.dim, 12 * preset.dit.dim + 4 * preset.dit.ffn_dim)      # bytes of a block in its attention, its ffn
     result = []
     for count, eight_bit, where, text_8bit, make_room, tile in _ways(experts):
         sizes = [network_bytes(preset, eight_bit=eight_bit or mode in packed) for mode in (("turbo", "full") if full else ("turbo",))]
         networks = experts * sum(sizes) if count == 2 * experts else count * max(sizes)
         text = whole_text // 2 if text_8bit else whole_text
-        decoding = pixels * 96 * 2 * 4 * 5 if tile is None else (8 * tile) ** 2 * 96 * 2 * 4 * 5 + pixels * clip.max_num_frames * 12
+        decoding = VAE_BYTES * pixels if tile is None else VAE_BYTES * (8 * tile) ** 2 + pixels * clip.max_num_frames * 12
+        encoding = decoding + pixels * clip.max_num_frames * 36 if preset.takes_image else 0         # the clip's frames in float32, three times
         prompts = max(PROMPTS, 4 * experts * prompt) if count > 1 or where == "device" else 2 * prompt
         graphs = count == 2 * experts
-        busiest = experts * denoising + max(denoising, decoding) if graphs else max(denoising, decoding)
+        busiest = max(denoising, decoding, encoding) + (experts * denoising if graphs else 0)
         if where == "device":
             needed = networks + text + busiest
         elif make_room:
