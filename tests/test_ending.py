@@ -17,7 +17,6 @@ from turbo_engine.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 10.0
-SLACK_S = float(os.environ.get("SLOW_MACHINE_S", "5"))      # others compute on this machine, too
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -60,6 +59,11 @@ class Process:
         return code, took
 
 
+def crowd() -> float:
+    """How many times slower this machine is for the others who compute on it; 1 on one's own."""
+    return max(1.0, os.getloadavg()[0] / os.cpu_count())
+
+
 def front_door(folder: Path) -> Process:
     """The real app with the real engine."""
     return Process(folder, "app.py", "--port", "0", "--no-browser", "--data-dir", str(folder))
@@ -72,7 +76,7 @@ def stand_in(folder: Path) -> Process:
 def check_end(process: Process, *signals: int, codes=(0,)) -> None:
     code, took = process.end(*signals)
     said = [line for line in process.lines if not line.startswith(("Rushes is at", "The token for code"))]
-    assert code in codes and said == [] and took < LIMIT_S + SLACK_S, (code, took, said)
+    assert code in codes and said == [] and took < LIMIT_S * crowd(), (code, took, said)
     assert not (process.folder / "token").exists()
     with Store(process.folder) as store:                    # and nobody holds it any more
         assert store.notes == [] or "listed" in store.notes[0]
@@ -140,4 +144,4 @@ def test_an_end_that_takes_too_long_is_cut_off_and_shown(tmp_path):
     process.read_until("token for code")
     time.sleep(0.5)
     code, took = process.end(signal.SIGTERM)
-    assert code == 1 and took < 1 + 2 + SLACK_S and any("Timeout" in line for line in process.lines) and any("in stop" in line for line in process.lines)
+    assert code == 1 and took < 5 * crowd() and any("Timeout" in line for line in process.lines) and any("in stop" in line for line in process.lines)
