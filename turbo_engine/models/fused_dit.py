@@ -75,6 +75,7 @@ class FusedDiT(nn.Module):
     def __init__(self, model: DiT, *, stream: torch.dtype, backend: str = "auto"):
         super().__init__()
         self.model, self.config, self.stream = model, model.config, stream
+        self.split = None                           # a `SplitSequence` where several devices share each clip
         self.blocks = nn.ModuleList(FusedBlock(block, backend) for block in model.blocks)
         self._tables: OrderedDict[tuple[float, ...], Tables] = OrderedDict()
 
@@ -112,7 +113,10 @@ class FusedDiT(nn.Module):
         """The velocity; nothing here waits for the device or depends on values on it."""
         model, batch, dtype = self.model, len(latent), self.model.patch_embedding.weight.dtype
         tokens, grid = patchify(model.with_condition(latent, condition).to(dtype), self.config.patch_size)
-        x, rope = model.patch_embedding(tokens).to(self.stream), model.rope(grid, latent.device)
+        rope = model.rope(grid, latent.device)
+        if self.split is not None:
+            tokens, rope = self.split.begin(tokens, rope)
+        x = model.patch_embedding(tokens).to(self.stream)
         mods, head = (t.expand(*t.shape[:-2], batch, -1) for t in (tables.blocks, tables.head))
         norms = [(mods[i, 1], mods[i, 0], dtype, block.format) for i, block in enumerate(self.blocks)]
         norms.append((head[1], head[0], torch.float32, None))
@@ -121,7 +125,8 @@ class FusedDiT(nn.Module):
                                 backend=self.blocks[0].backend)
         for block, mod, following, pair in zip(self.blocks, mods, norms[1:], context):
             x, h = block(x, h, mod, following, pair, rope)
-        output = unpatchify(model.head.head(h), grid, self.config.patch_size)
+        output = model.head.head(h)
+        output = unpatchify(output if self.split is None else self.split.end(output), grid, self.config.patch_size)
         return model.velocity(output, latent, tables.timestep)
 
 
