@@ -193,9 +193,9 @@ export class History {
 }
 
 /** What makes two clips the same one: the store's key, as far as the page knows it. */
-function key({ prompt, negative_prompt: negative = "", seed, mode, num_steps: steps, sampler, width, height, num_frames: frames, image_sha256: picture = "" }) {
+function key({ prompt, negative_prompt: negative = "", seed, mode, num_steps: steps, sampler, width, height, num_frames: frames, image_sha256: picture = "", preset = "" }) {
   const [words, unwanted] = [prompt, negative].map((text) => text.trim().split(/\s+/).join(" "));
-  return JSON.stringify([words, unwanted, seed, mode, steps, sampler, width, height, frames, picture]);
+  return JSON.stringify([words, unwanted, seed, mode, steps, sampler, width, height, frames, picture, preset]);
 }
 
 function showStar(item) {
