@@ -1,4 +1,5 @@
 """One clip over several processes gives what one process gives."""
+import json
 import os
 
 import pytest
@@ -71,3 +72,22 @@ def test_heads_that_cannot_be_shared_are_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_world_size", lambda group: 3)
     with pytest.raises(ValueError, match=f"processes: expected a divisor of {CONFIG.num_heads} heads, got 3"):
         split_sequence(network(None, FUSED))
+
+
+def bench_once(rank: int, port: int, preset: str, folder: str) -> None:
+    from bench.bench_split import main
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    assert main(["--preset", preset, "--frames", "5", "--size", "96x64", "--budget", "0", "--out", f"{folder}/split.json"]) == 0
+
+
+def test_the_bench_runs(tmp_path, port):
+    from tiny_wan import T2V, TEMPLATE
+
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(TEMPLATE.format(channels=T2V, mean=[0.0] * 16, std=[1.0] * 16, turbo='["a/b/c"]', full='["a/b/c"]', experts=""))
+    mp.spawn(bench_once, (port, str(preset), str(tmp_path)), nprocs=2)
+    result = json.loads((tmp_path / "split.json").read_text())
+    assert result["ok"] and result["processes"] == 2 and [row["name"] for row in result["rows"]] == ["alone", "shared"]
+    assert result["checks"]["shared against alone"]["error"] < 1e-5 and result["times_faster"] > 0
