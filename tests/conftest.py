@@ -1,5 +1,6 @@
 """A preset small enough for every commit: the shipped file format and every stage of the engine, with random weights."""
 import shutil
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -120,3 +121,16 @@ def engine(tiny_preset_path, text_encoder):
     from turbo_engine.engine import Engine
 
     return Engine(tiny_preset_path, device="cpu", threads=2, encoder=text_encoder).load()
+
+
+@pytest.fixture
+def hub():
+    """A server on loopback that speaks the hub's protocol."""
+    from weights.hub import Hub
+
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_wan import I2V, a_picture, write_wan_preset
 from weights import forms
-from weights.hub import REPO, Hub
+from weights.hub import REPO
 
 from turbo_engine import __main__ as cli
 from turbo_engine.errors import WeightsError
@@ -33,16 +32,6 @@ def same_threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def hub():
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture

@@ -5,28 +5,17 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from forms import TINY, save, tiny_decoder
-from hub import REPO, Hub
+from hub import REPO
 
 from turbo_engine.weights import HubFile, open_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-@pytest.fixture
-def hub():
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return save(tmp_path_factory.mktemp("hub") / "taew2_1.safetensors", {key: tensor.half() for key, tensor in tiny_decoder().items()}).read_bytes()
