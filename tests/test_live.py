@@ -279,7 +279,7 @@ def test_a_full_render_counts_its_steps_and_brings_its_clip():
 
 
 def test_edits_come_between_and_the_full_render_goes_on():
-    """A step of 0.4 s is stepped out of within a block of it, nothing of it is made twice, and its clip is the same."""
+    """A step of 2 s is stepped out of within a block of it, on a slow machine within half of one, nothing of it is made twice, and its clip is the same."""
     engine = FakeEngine()
 
     async def scenario(desk):
@@ -289,19 +289,19 @@ def test_edits_come_between_and_the_full_render_goes_on():
         page.edit(2, "a ship")
         await page.until(type="clip", generation=2, kind=TURBO)
         desk.clips = Clips()                                    # forget it
-        engine.step_s = 0.4
+        engine.step_s = 2.0
         page.render(3, "a robot", num_steps=4)
         first = await page.until(type="progress", generation=3, stage="denoise", step=1)
         engine.step_s = 0.0
         asked = time.monotonic()
         page.edit(4, "a rocket")
         await page.until(type="clip", generation=4, kind=TURBO)
-        assert time.monotonic() - asked < 0.25
+        assert time.monotonic() - asked < 1.0
         page.edit(5, "a hat")
         await page.until(type="clip", generation=5, kind=TURBO)
         assert not [m for m in page.of("clip") if m["generation"] == 3 and m["kind"] == FULL]
         again = await page.until(type="clip", generation=3, kind=FULL)
-        assert first["eta_s"] < 2.0 and again["id"] != alone
+        assert first["eta_s"] < 10.0 and again["id"] != alone
         steps = [m["step"] for m in page.of("progress") if m["generation"] == 3 and m["stage"] == "denoise"]
         assert steps == sorted(set(steps)) and steps[0] == 1            # an unsent one is overtaken, none is told twice
         page.close()
