@@ -224,8 +224,9 @@ def kill_under_load(kills: int) -> float:
                     pass                                                  # killed twice under one job
                 except Exception as error:
                     failures.append(error)
+                    break
 
-        thread = threading.Thread(target=load)
+        thread = threading.Thread(target=load, daemon=True)
         thread.start()
         for i in range(kills):
             victim = pid(worker)
