@@ -19,6 +19,12 @@ def test_tables_are_those_of_the_committed_results():
     assert svg(RESULTS) == (ROOT / "docs" / "ladder.svg").read_text()
 
 
+def test_techniques_on_trained_weights_are_those_of_the_committed_result():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for row in json.loads((ROOT / "bench" / "results" / "techniques-pocket.json").read_text())["rows"]:
+        assert f"| {row['name']} | {row['psnr_db']:.1f} | {row['ssim']:.4f} | {row['worst_ssim']:.4f} |" in text
+
+
 def test_results_are_sound():
     """One card, every rung named, nothing failed, each check within its limit, ten clips or more behind the last rung."""
     assert len({result["device"] for result in RESULTS}) == 1
