@@ -1,5 +1,6 @@
 """Through code: the end points by gradio_client and as MCP tools on the running app, their place at the desk, and who may not call them."""
 import asyncio
+import base64
 import contextlib
 import json
 import threading
@@ -25,8 +26,10 @@ from ui.live import Desk
 from ui.session import FULL, TURBO
 from ui.mcp import VERSIONS, Tool
 from ui.models import Models
+from ui.pictures import Pictures
 
 from test_live import OPENING, Page, open_desk, prompts
+from test_pictures import a_picture
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")         # Gradio's imports, not ours
@@ -276,7 +279,7 @@ def test_a_function_that_breaks_is_told_without_its_insides(caplog):
 def at_desk(scenario, engine: FakeEngine, folder: Path) -> None:
     async def whole():
         async with open_desk(engine, archive=Archive(Store(folder))) as desk:
-            api = Api(desk, Models(engine.preset), folder / "made")
+            api = Api(desk, Models(engine.preset), Pictures(folder / "pictures"), folder / "made")
             await scenario(desk, api)
     asyncio.run(whole())
 
@@ -419,6 +422,27 @@ def test_a_clip_out_of_memory_comes_back_from_the_history(tmp_path):
     at_desk(scenario, engine, tmp_path)
 
 
+def test_size_length_and_first_picture_go_with_a_call(tmp_path):
+    engine, photo = FakeEngine("wan2.2-i2v-a14b-720p"), a_picture(80, 60)
+    desk = Desk(engine.load, None, archive=Archive(Store(tmp_path)))
+    desk.start()
+    api = Api(desk, Models(engine.preset), Pictures(tmp_path / "pictures"), tmp_path / "made")
+    asked = {"size": "720x1280", "num_frames": 5, "image": "data:image/png;base64," + base64.b64encode(photo).decode()}
+    try:
+        for call, mode in ((api.preview, "turbo"), (api.render_full, "full")):
+            _, facts = call("the boat leaves", num_steps=2, **asked)
+            assert (facts["mode"], facts["width"], facts["height"], facts["num_frames"]) == (mode, 720, 1280, 5)
+            request = engine.requests[-1]
+            assert (request.width, request.height, request.num_frames, request.image) == (720, 1280, 5, photo)
+        for wrong, line in (({"image": "!"}, "in base64"), ({"image": base64.b64encode(b"<svg/>").decode()}, "another kind of file"),
+                            ({"image": None}, "expected a picture to start from"), ({"size": "720"}, "expected WIDTHxHEIGHT"),
+                            ({"size": "64x64"}, "expected one of"), ({"num_frames": 6}, "4k")):
+            with pytest.raises(TurboError, match=line):
+                api.preview("the boat leaves", **{**asked, **wrong})
+    finally:
+        desk.stop()
+
+
 def test_an_engine_that_cannot_load_is_told_to_those_who_wait(tmp_path):
     started = threading.Event()
 
@@ -427,7 +451,7 @@ def test_an_engine_that_cannot_load_is_told_to_those_who_wait(tmp_path):
         raise WeightsError("student.safetensors: expected 14 MB, found none; fetch it again")
     desk = Desk(make_engine, OPENING, archive=Archive(Store(tmp_path)))
     desk.start()
-    api = Api(desk, Models(FakeEngine().preset), tmp_path / "made")
+    api = Api(desk, Models(FakeEngine().preset), Pictures(tmp_path / "pictures"), tmp_path / "made")
     threading.Timer(0.2, started.set).start()
     with pytest.raises(TurboError, match="The model could not be loaded: student.safetensors"):
         api.preview("a robot")

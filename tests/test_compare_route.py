@@ -105,7 +105,7 @@ def desk() -> Desk:
 
 def get(desk: Desk, path: str, tmp_path) -> httpx.Response:
     app = FastAPI(openapi_url=None)
-    add_routes(app, desk, Models(FakeEngine().preset), tmp_path)
+    add_routes(app, desk, Models(FakeEngine().preset), Pictures(tmp_path / "pictures"), tmp_path)
 
     async def talk():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:

@@ -10,7 +10,7 @@ from turbo_engine.errors import RequestError
 from turbo_engine.media import check_writable, encode_mp4
 from turbo_engine.parts import prepare
 from turbo_engine.presets import FULL_SAMPLERS, TURBO_SAMPLERS
-from turbo_engine.resolve import resolve
+from turbo_engine.resolve import parse_size, resolve
 
 _STAGES = {"text": "reading the prompt", "denoise": "step", "decode": "decoding"}
 
@@ -43,15 +43,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _size(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
-        return None, None
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise RequestError(f"size: expected WIDTHxHEIGHT, got {text!r}; try 256x256")
-    return int(width), int(height)
-
-
 def _picture(path: Path | None) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
@@ -71,7 +62,7 @@ def run(argv: list[str]) -> dict:
     """Make the clip that the arguments ask for. Returns: what the JSON line says. Raises: TurboError."""
     args = _arguments(argv)
     preset = load_preset(args.preset)
-    width, height = _size(args.size)
+    width, height = parse_size(args.size)
     request = Request(args.prompt, seed=args.seed, mode=args.mode, num_steps=args.steps, sampler=args.sampler,
                       num_frames=args.frames, height=height, width=width, guidance_scale=args.guidance,
                       negative_prompt=args.negative, preview_steps=(), image=_picture(args.image))

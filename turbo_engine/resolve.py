@@ -11,6 +11,16 @@ MAX_PROMPT = 2_000           # characters; a model reads far fewer, this only st
 MAX_GUIDANCE = 20.0
 
 
+def parse_size(text: str | None) -> tuple[int | None, int | None]:
+    """"832x480" -> (832, 480), width first; (None, None) of None, which is the preset's choice. Raises: RequestError."""
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x") if isinstance(text, str) else ("", "", "")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"size: expected WIDTHxHEIGHT, got {text!r}; try 256x256")
+    return int(width), int(height)
+
+
 def resolve(request: Request, preset: Preset) -> Request:
     """The same request with no field None. Raises: RequestError: what, expected, got, and the way out."""
     clip = preset.clip

@@ -6,6 +6,7 @@ history as everything else. The public methods of `Api` are the end points: thei
 see. No `from __future__ import annotations` here: Gradio reads the return types as they stand.
 """
 
+import base64
 import functools
 import inspect
 import secrets
@@ -15,13 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
 from turbo_engine.errors import OutputError, RequestError, TurboError
 from turbo_engine.media import encode_mp4_bytes
-from turbo_engine.resolve import resolve
+from turbo_engine.resolve import parse_size, resolve
 from turbo_engine.store import StoreError
 from turbo_engine.types import Request
 
@@ -30,8 +32,9 @@ from .clips import Clip, Edit
 from .exports import Exports
 from .handlers import MAX_SEED
 from .live import Desk
-from .session import Caller
 from .models import Models
+from .pictures import Pictures
+from .session import Caller
 
 END_POINTS = ("preview", "render_full", "export", "history", "details", "cancel")
 AT_ONCE, WAITING = 2, 32        # calls of one end point that run; calls of all that wait, beyond which they are refused
@@ -71,13 +74,14 @@ class Shelf:
 
 
 class Api:
-    """The end points. folder: for the files they hand out, inside the one that Gradio serves from.
+    """The end points. pictures: where those that clips start from are kept. folder: for the files they hand out, inside the one
+    that Gradio serves from.
 
     All raise TurboError, in one line.
     """
 
-    def __init__(self, desk: Desk, models: Models, folder: Path):
-        self._desk, self._models, self._shelf = desk, models, Shelf(folder)
+    def __init__(self, desk: Desk, models: Models, pictures: Pictures, folder: Path):
+        self._desk, self._models, self._pictures, self._shelf = desk, models, pictures, Shelf(folder)
         self._exports = Exports(desk.clips)
         self._lock = threading.Lock()
         self._open: set = set()             # a Caller or an ExportJob for each thing under way
@@ -86,8 +90,8 @@ class Api:
 
     # -- end points ----------------------------------------------------------------------------------------------------
 
-    def preview(self, prompt: str, seed: int = 7, num_steps: int | None = None,
-                progress: Progress = in_silence) -> tuple[gr.FileData, dict]:
+    def preview(self, prompt: str, seed: int = 7, num_steps: int | None = None, size: str | None = None, num_frames: int | None = None,
+                image: str | None = None, progress: Progress = in_silence) -> tuple[gr.FileData, dict]:
         """Make a two-second turbo clip of a prompt: seconds on a processor, less on a GPU.
 
         People at the page go first. The clip is kept in the history.
@@ -96,12 +100,15 @@ class Api:
             prompt: a shot in plain English, such as "a penguin bouncing on a beach at sunset, camera zooms in"
             seed: 0 or more; the same seed and prompt make the same clip, and its full render the same shot
             num_steps: 1 to 4, more is crisper; the preset's choice if left out
+            size: width x height in pixels such as "832x480", from the preset's menu; its own choice if left out
+            num_frames: 4k + 1, up to what the preset can; its own choice if left out
+            image: a PNG, JPEG or WebP file in base64, 700 kB at most, for presets whose clips start from a picture
         Returns: the clip as MP4, and what it is: clip_id, prompt, seed, size, notes on words the model does not know
         """
-        return self._make(Request(prompt, seed, "turbo", num_steps=num_steps), progress)
+        return self._make(Request(prompt, seed, "turbo", num_steps=num_steps, num_frames=num_frames), size, image, progress)
 
-    def render_full(self, prompt: str, seed: int = 7, negative_prompt: str = "", num_steps: int | None = None,
-                    progress: Progress = in_silence) -> tuple[gr.FileData, dict]:
+    def render_full(self, prompt: str, seed: int = 7, negative_prompt: str = "", num_steps: int | None = None, size: str | None = None,
+                    num_frames: int | None = None, image: str | None = None, progress: Progress = in_silence) -> tuple[gr.FileData, dict]:
         """Render a prompt by the full model in 50 steps with guidance: ten times the work of a preview.
 
         It waits for people's work and for previews, gives way to them and goes on. The clip is kept in the history.
@@ -111,9 +118,13 @@ class Api:
             seed: 0 or more; that of a preview renders the same shot
             negative_prompt: what to keep out of the picture
             num_steps: the preset's choice if left out
+            size: as in preview
+            num_frames: as in preview
+            image: as in preview
         Returns: the clip as MP4, and what it is: clip_id, prompt, seed, size, notes on words the model does not know
         """
-        return self._make(Request(prompt, seed, "full", num_steps=num_steps, negative_prompt=negative_prompt), progress)
+        return self._make(Request(prompt, seed, "full", num_steps=num_steps, negative_prompt=negative_prompt, num_frames=num_frames),
+                          size, image, progress)
 
     def export(self, clip_id: str, format: str = "mp4", fps: float | None = None, scale: float = 1.0,
                loops: int | None = None, trim_in: int = 0, trim_out: int | None = None, frame: int = 0,
@@ -209,12 +220,15 @@ class Api:
     def _store(self):
         return self._desk.archive.store
 
-    def _make(self, request: Request, progress: Progress) -> tuple[gr.FileData, dict]:
-        plan = resolve(request, self._models.preset)           # what cannot be made is told before it waits
+    def _make(self, request: Request, size: str | None, image: str | None, progress: Progress) -> tuple[gr.FileData, dict]:
+        width, height = parse_size(size)
+        data = _decoded(image)
+        plan = resolve(replace(request, width=width, height=height, image=data), self._models.preset)      # told before it waits
+        picture = self._pictures.add(data) if data else None
         if plan.seed > MAX_SEED:                        # the page could not show it
             raise RequestError(f"seed: expected a whole number from 0 to {MAX_SEED:,}, got {plan.seed:,}; try 0")
         edit = Edit(0, plan.prompt, plan.seed, plan.mode, plan.num_steps, plan.sampler if plan.mode == "turbo" else None,
-                    plan.negative_prompt, plan.width, plan.height, plan.num_frames, self._models.preset.name)
+                    plan.negative_prompt, plan.width, plan.height, plan.num_frames, self._models.preset.name, picture)
         clip = self._ask(edit, progress)
         result, recipe = clip.result, clip.result.recipe
         self._newest = recipe
@@ -300,6 +314,17 @@ def _in_one_line(method):
             raise gr.Error(str(error), print_exception=False) from error
     call.__signature__ = signature.replace(parameters=parameters)
     return call
+
+
+def _decoded(image: str | None) -> bytes:
+    """A file's bytes from base64, also from a data URL; b"" of None."""
+    if image is None:
+        return b""
+    text = image.rpartition("base64,")[2] if isinstance(image, str) else ""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RequestError("image: expected a PNG, JPEG or WebP file in base64, got something else; encode the file's bytes") from error
 
 
 def _unknown(clip_id) -> StoreError:

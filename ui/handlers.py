@@ -38,8 +38,8 @@ MAX_SEED = 2**32 - 1
 PAGE_NAME = re.compile(r"[A-Za-z0-9-]{8,64}")      # made by the page, to be known by after a reload
 
 
-def add_routes(app: FastAPI, desk: Desk, models: Models, data_dir: Path) -> None:
-    scores, pictures = Scores(), Pictures(data_dir / "pictures")
+def add_routes(app: FastAPI, desk: Desk, models: Models, pictures: Pictures, data_dir: Path) -> None:
+    scores = Scores()
     if desk.archive is not None:
         pictures.sweep(desk.archive.store.pictures())
 

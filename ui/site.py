@@ -14,13 +14,15 @@ from .live import Desk
 from .mcp import Tool, add_mcp_route
 from .models import Models
 from .page import mount_page
+from .pictures import Pictures
 
 
 def build_site(desk: Desk, models: Models, data_dir: Path, port: int, *, lan: Lan | None = None) -> tuple[FastAPI, Api, Health]:
     """The app without its guard; its end points, to be closed at the end; its health, to be told the guard's refusals."""
-    api = Api(desk, models, data_dir / "gradio" / "made")
+    pictures = Pictures(data_dir / "pictures")
+    api = Api(desk, models, pictures, data_dir / "gradio" / "made")
     site, health = FastAPI(openapi_url=None), Health(desk, data_dir)
-    add_routes(site, desk, models, data_dir)
+    add_routes(site, desk, models, pictures, data_dir)
     add_mcp_route(site, [Tool(getattr(api, name), AT_ONCE) for name in END_POINTS], api.picture)
     add_health_routes(site, health)
     if lan is not None:
