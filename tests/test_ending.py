@@ -139,7 +139,7 @@ def test_an_end_that_takes_too_long_is_cut_off_and_shown(tmp_path):
     script = ("import sys, time, app\nfrom pathlib import Path\nfrom turbo_engine.fake import FakeEngine\nfrom turbo_engine.presets import load_preset\nimport ui.ending\n"
               "ui.ending.LIMIT_S = 1.0\n"
               "class Stuck(FakeEngine):\n    def close(self): time.sleep(3600)\n"
-              f"sys.exit(app.serve(lambda folder: Stuck('pocket'), load_preset('pocket'), port=0, data_dir=Path({str(tmp_path)!r}), open_browser=False))")
+              f"sys.exit(app.serve(lambda preset, folder: Stuck('pocket'), load_preset('pocket'), port=0, data_dir=Path({str(tmp_path)!r}), open_browser=False))")
     process = Process(tmp_path, "-c", script)
     process.read_until("token for code")
     time.sleep(0.5)
