@@ -88,7 +88,7 @@ def test_six_end_points_are_named_and_typed_and_no_other_function_can_be_called(
     named = client.view_api(return_format="dict", print_info=False)
     assert set(named["named_endpoints"]) == {f"/{name}" for name in END_POINTS} and named["unnamed_endpoints"] == {}
     types = {p["parameter_name"]: (p["python_type"]["type"], p["parameter_has_default"]) for p in named["named_endpoints"]["/preview"]["parameters"]}
-    assert types["prompt"] == ("str", False) and types["seed"] == ("int", True) and set(types) == {"prompt", "seed", "num_steps"}
+    assert types["prompt"] == ("str", False) and types["seed"] == ("int", True) and set(types) == {"prompt", "seed", "num_steps", "size", "num_frames", "image"}
     with httpx.Client(base_url=running.url, headers=running.headers) as raw:
         dependencies = raw.get("/config").json()["dependencies"]
         assert sorted(d["api_name"] for d in dependencies) == sorted(END_POINTS)
@@ -168,7 +168,7 @@ def test_without_the_token_nothing_is_called(running):
     with pytest.raises(ValueError, match="credentials were not provided"):
         Client(running.url, verbose=False, analytics_enabled=False)
     with httpx.Client(base_url=running.url) as raw:
-        for path, body in (("/gradio_api/call/preview", {"data": ["a robot", 1, None]}), ("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})):
+        for path, body in (("/gradio_api/call/preview", {"data": ["a robot", 1, *[None] * 4]}), ("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/list"})):
             for headers in ({}, {"Authorization": "Bearer guess"}):
                 reply = raw.post(path, json=body, headers=headers)
                 assert reply.status_code == 401 and "Authorization: Bearer TOKEN" in reply.text and reply.text.count("\n") == 0
@@ -254,7 +254,7 @@ def test_the_small_print_of_the_protocol(running):
         assert (reply.status_code, reply.content) == (202, b"")
     for method in ("GET", "DELETE"):
         assert httpx.request(method, f"{running.url}mcp", headers=running.headers).status_code == 405
-    for arguments, line in (({"prompt": "a robot", "sede": 1}, "arguments: expected prompt, seed, num_steps, got 'sede'; leave it out"),
+    for arguments, line in (({"prompt": "a robot", "sede": 1}, "arguments: expected prompt, seed, num_steps, size, num_frames, image, got 'sede'; leave it out"),
                             ({}, "prompt: expected it among the arguments, found none; name it"), ([1], "arguments: expected an object with prompt")):
         assert tool_call(running, "preview", arguments)["content"][0]["text"].startswith(line)
     assert tool_call(running, "history", {"limit": 1}, _meta="none")["isError"] is False

@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 ENTRY = "/rt/enter"
 GUESTS = 16             # at once; the one who came first leaves when more come
 KEY_BYTES = 32
-_PAGE = """<!doctype html><meta charset="utf-8"><title>Rushes</title><body style="background:#0d0e11;color:#ccc;font:16px sans-serif;padding:2em">
+_PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>Rushes</title><body style="background:#0d0e11;color:#ccc;font:16px sans-serif;padding:2em">
 <p id="line">One moment</p><script>
 fetch(location.pathname, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({key: location.hash.slice(1)})})
   .then((reply) => reply.ok ? location.replace("/") : reply.json().then((said) => { document.getElementById("line").textContent = said.detail; }))
