@@ -27,6 +27,7 @@ from turbo_engine.denoiser import Denoiser
 from turbo_engine.models.config import DiTConfig
 from turbo_engine.models.dit import fused_attention
 from turbo_engine.presets import Preset, load_preset
+from turbo_engine.resolve import parse_size
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
 
@@ -400,7 +401,7 @@ def main() -> int:
         print("bench_engine.py needs a CUDA device", file=sys.stderr)
         return 2
     preset = load_preset(options.preset)
-    width, height = map(int, options.size.split("x")) if options.size else (preset.clip.width, preset.clip.height)
+    width, height = parse_size(options.size) if options.size else (preset.clip.width, preset.clip.height)
     work = Work(preset, options.frames or preset.clip.num_frames, width, height)
     report = Report("engine", False, gpu_facts())
     facts = bench(work, report, torch.device("cuda"), checked=options.check, budget_s=options.budget, only=options.only)

@@ -17,6 +17,7 @@ from bench.report import Report, gpu_facts, relative_error
 from turbo_engine.accelerate import techniques_for
 from turbo_engine.models.split_sequence import split_sequence
 from turbo_engine.presets import load_preset
+from turbo_engine.resolve import parse_size
 
 LIMIT = 5e-3          # relative error: sums in another order, rounded to bf16
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")
     try:
         preset = load_preset(options.preset)
-        width, height = map(int, options.size.split("x")) if options.size else (preset.clip.width, preset.clip.height)
+        width, height = parse_size(options.size) if options.size else (preset.clip.width, preset.clip.height)
         work = Work(preset, options.frames or preset.clip.num_frames, width, height)
         report = Report("split", False, {**(gpu_facts() if cuda else {"device": "cpu"}), "preset": preset.name, "frames": work.frames,
                                          "size": f"{width}x{height}", "tokens": work.tokens, "processes": dist.get_world_size()})

@@ -19,6 +19,7 @@ from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder, sp
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.presets import Preset, load_preset
+from turbo_engine.resolve import parse_size
 
 CUDA = torch.device("cuda")
 CALLS = 10
@@ -145,7 +146,7 @@ def main() -> int:
         print("bench_vae.py needs a CUDA device", file=sys.stderr)
         return 2
     torch.backends.cudnn.benchmark = options.benchmark
-    width, height = map(int, options.size.split("x"))
+    width, height = parse_size(options.size)
     preset, report, kernels = load_preset(options.preset), Report("vae", True, {**gpu_facts(), "cudnn_benchmark": options.benchmark}), None
     report.part("convolutions", convolutions, width, height)
     for frames in options.frames:

@@ -27,6 +27,7 @@ from turbo_engine.errors import TurboError
 from turbo_engine.media import encode_jpeg
 from turbo_engine.plan import GIB
 from turbo_engine.presets import load_preset
+from turbo_engine.resolve import parse_size
 from turbo_engine.types import Progress, Request, Result
 
 PROMPTS = ("a lighthouse in a storm, waves against the rocks", "a fox in the snow, it looks up and runs into the woods",
@@ -100,7 +101,7 @@ def measure(report: Report, preset, args, folder: Path, more: dict) -> None:
     more |= {"load_s": round(time.perf_counter() - start, 1), "plan": plan.line, "plan_gib": round(plan.needed / GIB, 2),
              **{key: engine.describe()[key] for key in ("kernels", "precision", "live_pauses")}, **memory(engine)}
     print(f"loaded in {more['load_s']} s; plan: {plan.line or 'all stays'}, {more['plan_gib']} GiB; peak {more['peak_gib']} GiB", flush=True)
-    width, height = map(int, args.size.split("x")) if args.size else (preset.clip.width, preset.clip.height)
+    width, height = parse_size(args.size) if args.size else (preset.clip.width, preset.clip.height)
     image = picture(width, height) if preset.takes_image else None
     for mode in args.mode:
         for index in range(args.repeat + 1):

@@ -1,5 +1,4 @@
 """From a network to `denoise(latent, t) -> denoised`: time to timestep, velocity to x0, guidance, and the prompt held ready."""
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -7,6 +6,7 @@ from torch import Tensor
 
 from turbo_engine.models.config import TIMESTEP_ROUNDINGS
 from turbo_engine.models.dit import DiT, TextContext
+from turbo_engine.recent import Recent
 from turbo_engine.schedule import timestep_of
 
 
@@ -52,11 +52,10 @@ class Denoiser:
         """x0 estimate at x_t. latent [B, C, T, H, W], any float dtype; the same shape, dtype and device come back."""
         x = latent.float().repeat(self._clips, 1, 1, 1, 1)
         timestep = torch.full((len(x),), timestep_of(t, self.rounding))        # on the CPU: a network may look its step up
-        velocities = [self.network(x, timestep, context, **self.options) for context in self.contexts]
-        velocity = velocities[0]
+        velocity = torch.cat([self.network(x, timestep, context, **self.options) for context in self.contexts])
         self.nfe += self.passes
         if self.passes == 2:
-            without, with_text = velocity.chunk(2) if len(velocities) == 1 else velocities
+            without, with_text = velocity.chunk(2)
             velocity = without + self.guidance_scale * (with_text - without)
         return denoised_from_velocity(latent, velocity, t)
 
@@ -66,17 +65,13 @@ class ContextCache:
 
     def __init__(self, encode: Callable[[str], Tensor], size: int = 16):
         """encode: prompt -> token states [1, S, D]."""
-        self._encode, self._size = encode, size
-        self._kept: OrderedDict[tuple[str, str], TextContext] = OrderedDict()
+        self._encode = encode
+        self._kept: Recent[tuple[str, str], TextContext] = Recent(size)
 
     @torch.inference_mode()
     def get(self, role: str, network: DiT, prompt: str) -> TextContext:
         """"" stands for no text at all: zero states, as caption dropout trained it."""
-        key = (role, prompt)
-        if key not in self._kept:
-            states = self._encode(prompt) if prompt else torch.zeros_like(self._encode("nothing"))
-            self._kept[key] = network.embed_text(states)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        def read() -> TextContext:
+            return network.embed_text(self._encode(prompt) if prompt else torch.zeros_like(self._encode("nothing")))
+
+        return self._kept.get((role, prompt), read)

@@ -139,10 +139,10 @@ def _weights(preset_name: str, folder: Path | None) -> Iterator[Finding]:
     from turbo_engine.parts import why_not_ready
     from turbo_engine.presets import list_presets, load_preset
     for name in dict.fromkeys((preset_name, *list_presets())):
-        why = why_not_ready(load_preset(name), folder)
-        chosen = name == preset_name
-        if not why and load_preset(name).weights is not None:
-            sizes = [load_preset(name).weights_path(role).stat().st_size for role in ("student", "teacher", "decoder")]
+        preset, chosen = load_preset(name), name == preset_name
+        why = why_not_ready(preset, folder)
+        if not why and preset.weights is not None:
+            sizes = [preset.weights_path(role).stat().st_size for role in ("student", "teacher", "decoder")]
             why = "a file of it is a pointer and not the file itself: git lfs pull" if min(sizes) < 1000 else ""
         yield Finding((BAD if chosen else NOTE) if why else GOOD, "weights", f"{name}: {why or 'all parts are there'}")
 

@@ -224,9 +224,9 @@ class Api:
         width, height = parse_size(size)
         data = _decoded(image)
         plan = resolve(replace(request, width=width, height=height, image=data), self._models.preset)      # told before it waits
-        picture = self._pictures.add(data) if data else None
         if plan.seed > MAX_SEED:                        # the page could not show it
             raise RequestError(f"seed: expected a whole number from 0 to {MAX_SEED:,}, got {plan.seed:,}; try 0")
+        picture = self._pictures.add(data) if data else None
         edit = Edit(0, plan.prompt, plan.seed, plan.mode, plan.num_steps, plan.sampler if plan.mode == "turbo" else None,
                     plan.negative_prompt, plan.width, plan.height, plan.num_frames, self._models.preset.name, picture)
         clip = self._ask(edit, progress)

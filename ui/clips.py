@@ -17,7 +17,8 @@ from .pictures import Picture
 class Edit:
     """What a person asked for. Two edits with the same `key` ask for the same clip: spaces do not make a new one.
 
-    width, height, num_frames: None is as the preset says. preset: the one it is for, "" for whichever runs. picture: the clip's first frame, where the preset takes one. saved: id of a clip in the history, which is to be shown and not made.
+    width, height, num_frames: None is as the preset says. preset: the one it is for, "" for whichever runs. picture: the clip's first
+    frame, where the preset takes one. saved: id of a clip in the history, which is to be shown and not made.
     place: "a" or "b" of a pair to compare, where it is for that; such a clip always comes from its kept latent.
     """
 

@@ -65,6 +65,14 @@ def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtyp
     return Wan(preset, weights, device, dtype, between_blocks=between_blocks, alive=alive)
 
 
+def prompts_of(request: Request, preset: Preset) -> list[str]:
+    """What a resolved request has read: its prompt, and with guidance what that steers away from, the preset's where it says nothing."""
+    prompts = [request.prompt.strip()]
+    if request.guidance_scale != 1:
+        prompts.append(request.negative_prompt.strip() or preset.full.negative_prompt)
+    return prompts
+
+
 def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[str], TextContext],
                 condition: Tensor | None = None, together: bool = True) -> Denoiser:
     """One network as a resolved request wants it: guided away from the negative prompt, or the preset's, in a full render.
@@ -72,8 +80,6 @@ def denoiser_of(request: Request, preset: Preset, network: DiT, read: Callable[[
     read: prompt -> what the network's cross-attention sees of it, kept by the caller. condition, together: as `Denoiser`.
     """
     settings = preset.turbo if request.mode == "turbo" else preset.full
-    context, away = read(request.prompt.strip()), None
-    if request.guidance_scale != 1:
-        away = read(request.negative_prompt.strip() or preset.full.negative_prompt)
-    return Denoiser(network, context, unconditional=away, guidance_scale=request.guidance_scale, rounding=settings.rounding,
+    context, *away = map(read, prompts_of(request, preset))
+    return Denoiser(network, context, unconditional=away[0] if away else None, guidance_scale=request.guidance_scale, rounding=settings.rounding,
                     condition=condition, together=together)

@@ -11,7 +11,7 @@ import kernels
 from turbo_engine.accelerate import accelerate, fit_sparse_attention, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError
-from turbo_engine.families import denoiser_of
+from turbo_engine.families import denoiser_of, prompts_of
 from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
@@ -26,6 +26,7 @@ from turbo_engine.parts import network_names
 from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, MemoryPlan, check_host, choose, host_free
 from turbo_engine.presets import Preset
+from turbo_engine.recent import Recent
 from turbo_engine.types import Request
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import assign
@@ -59,7 +60,7 @@ class Wan:
             if device.type == "cuda":
                 speed_up_tiny(self._tiny)
         self._encoder = self._open_encoder()
-        self._states: OrderedDict[str, Tensor] = OrderedDict()
+        self._states: Recent[str, Tensor] = Recent(PROMPTS_KEPT)
         prompt_bytes = 2 * preset.dit.num_layers * preset.text.text_len * preset.dit.dim * dtype.itemsize
         self._contexts = ContextCache(lambda prompt: self._states_of(prompt).to(device), max(2, self.memory.prompts // prompt_bytes))
         self._condition: tuple[tuple, Tensor] | None = None
@@ -148,20 +149,12 @@ class Wan:
         return Experts(lambda expert: open_network(f"{request.mode} {expert}"), self.preset.experts.boundary)
 
     def _read_prompts(self, request: Request) -> None:
-        prompts = [request.prompt.strip()]
-        if request.guidance_scale != 1:
-            prompts.append(request.negative_prompt.strip() or self.preset.full.negative_prompt)
-        for prompt in filter(None, prompts):
+        for prompt in filter(None, prompts_of(request, self.preset)):
             self._states_of(prompt)
 
     @torch.inference_mode()
     def _states_of(self, prompt: str) -> Tensor:
-        if prompt not in self._states:
-            self._states[prompt] = self._encoder.encode([prompt]).cpu()
-            while len(self._states) > PROMPTS_KEPT:
-                self._states.popitem(last=False)
-        self._states.move_to_end(prompt)
-        return self._states[prompt]
+        return self._states.get(prompt, lambda: self._encoder.encode([prompt]).cpu())
 
     @torch.inference_mode()
     def _start(self, request: Request) -> Tensor:

@@ -4,7 +4,6 @@
 before it and the modulation after it, layers in 8 bits are handed rows that are 8-bit already, and what depends on the
 time alone is kept by time. `GraphedDiT` records it as one CUDA graph per shape.
 """
-from collections import OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 import kernels
 from turbo_engine.models.dit import Block, DiT, TextContext, fused_attention, patchify, unpatchify, widen
+from turbo_engine.recent import Recent
 
 TABLES_KEPT = 16           # times; 5 MB each at 14B
 
@@ -77,7 +77,7 @@ class FusedDiT(nn.Module):
         self.model, self.config, self.stream = model, model.config, stream
         self.split = None                           # a `SplitSequence` where several devices share each clip
         self.blocks = nn.ModuleList(FusedBlock(block, backend) for block in model.blocks)
-        self._tables: OrderedDict[tuple[float, ...], Tables] = OrderedDict()
+        self._tables: Recent[tuple[float, ...], Tables] = Recent(TABLES_KEPT)
 
     def embed_text(self, text: Tensor) -> TextContext:
         return self.model.embed_text(text)
@@ -91,12 +91,7 @@ class FusedDiT(nn.Module):
         """What this step owes to its time, from the last few times where it is known. timestep [B]."""
         times = tuple(timestep.tolist())
         times = times[:1] if len(set(times)) == 1 else times
-        if times not in self._tables:
-            self._tables[times] = self._make_tables(timestep[:len(times)])
-            while len(self._tables) > TABLES_KEPT:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(times)
-        return self._tables[times]
+        return self._tables.get(times, lambda: self._make_tables(timestep[:len(times)]))
 
     def _make_tables(self, timestep: Tensor) -> Tables:
         model = self.model
