@@ -59,7 +59,7 @@ def serve(
     make_engine: Callable, preset, *, port: int | None, data_dir: Path | None, open_browser: bool, others=None, why_not: Callable | None = None,
     lan: str | None = None,
 ) -> int:
-    """Run the app until Ctrl-C; returns the exit code.
+    """Run the app until Ctrl-C, which ends the process; returns only what a start that was refused exits with.
 
     make_engine(preset, data_dir) is called on the desk's worker thread, again for each preset that a person switches to. others,
     why_not: as `ui.models.Models` has them. lan: an address of this machine at which guests may come in, "" for the one it goes out by.
@@ -131,7 +131,7 @@ def serve(
         desk.stop(5.0)
         health.close()
         ending.clean_up()
-    return 0
+    ending.leave()
 
 
 def _listen(port: int | None, address: str = HOST) -> socket.socket:

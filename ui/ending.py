@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
+import sys
 from pathlib import Path
 
 LIMIT_S = 9.0
@@ -35,6 +37,14 @@ class Ending:
     def clean_up(self) -> None:
         for path in self.leftovers:
             path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """The last step, when all that must be kept is. Not by way of the interpreter's own end: it unwinds threads from inside
+        the compiled code they are in, an export's picture or a decode, and that aborts the process."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):          # a terminal that has gone
+                stream.flush()
+        os._exit(0)
 
     def _heard(self, number: int, frame) -> None:
         self._asked += 1
