@@ -174,3 +174,5 @@ def test_a_graph_repeats_the_network(card):
         arguments = latent, torch.tensor([time]), text, None
         assert torch.equal(run(graphed, *arguments), run(eager, *arguments))
     assert len(graphed._recorded) == 2
+    graphed.forget()
+    assert graphed._recorded == {} and torch.equal(run(graphed, *arguments), run(eager, *arguments))

@@ -232,7 +232,14 @@ def test_an_error_on_the_way_frees_the_engine(engine, monkeypatch):
     assert last(engine, TURBO).frames.any()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def while_recording() -> RuntimeError:
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    return error
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+                                   while_recording()])
 def test_out_of_memory_costs_the_clip_alone_and_keeps_nothing_of_it(engine, monkeypatch, error):
     held = []
 

@@ -144,8 +144,10 @@ class Engine:
                     raise
             finally:
                 self._give_way = None
-        if self.device.type == "cuda":                         # out of the handler: the error held the job's tensors
-            torch.cuda.empty_cache()
+        with self._lock:                                       # out of the handler: the error held the job's tensors
+            self._family.make_room()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         raise OutOfMemory(f"memory: expected room for {plan.width}x{plan.height}, {plan.num_frames} frames, found too little on "
                          f"{self.device}; try a smaller or shorter clip, or close other programs that use it")
 
@@ -252,8 +254,13 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)     # the second: on a CPU
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is, or came of one: a CUDA graph that cannot be recorded to its end says only that."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):    # the second: on a CPU
+            return True
+        error = error.__context__
+    return False
 
 
 def _require_finite(tensor: Tensor, where: str) -> None:

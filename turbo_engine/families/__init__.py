@@ -44,6 +44,9 @@ class Family(Protocol):
     def warm_up(self) -> None:
         """Run the turbo network once at the size it will have."""
 
+    def make_room(self) -> None:
+        """A job found too little memory: give back what is quickly made again."""
+
 
 def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
                 tell: Tell, alive: Callable[[], None] = lambda: None, encoder=None) -> Family:

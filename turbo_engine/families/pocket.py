@@ -69,6 +69,9 @@ class Pocket:
         for mode in ROLE:
             self.denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
 
+    def make_room(self) -> None:
+        pass
+
     def _place(self, model: nn.Module) -> nn.Module:
         return model.to(self.device, self.dtype).eval().requires_grad_(False)
 

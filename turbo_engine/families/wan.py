@@ -17,6 +17,7 @@ from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
 from turbo_engine.models.fast_decoder import speed_up_decoder, speed_up_tiny
 from turbo_engine.models.first_frame import first_frame_condition
+from turbo_engine.models.fused_dit import GraphedDiT
 from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.tiny_vae import TinyVAE
@@ -186,6 +187,11 @@ class Wan:
         for name in names[:self.memory.networks]:
             network = self._network(name)
             Denoiser(network, self._contexts.get(name, network, "warm-up"), rounding=self.preset.turbo.rounding, condition=condition)(latent, 0.5)
+
+    def make_room(self) -> None:
+        for network in self._networks.values():
+            if isinstance(network, GraphedDiT):
+                network.forget()
 
 
 def fit_linear8(model: DiT, *, blocks: bool) -> DiT:

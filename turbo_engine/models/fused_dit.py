@@ -146,6 +146,12 @@ class GraphedDiT(nn.Module):
     def embed_text(self, text: Tensor) -> TextContext:
         return self.network.embed_text(text)
 
+    def forget(self) -> None:
+        """Give back every graph and what it read and wrote. The next call records its own again."""
+        self._recorded.clear()
+        self._prompts.clear()
+        self._pool = None
+
     def forward(self, latent: Tensor, timestep: Tensor, text: Tensor | TextContext, *, condition: Tensor | None = None) -> Tensor:
         """As `FusedDiT.forward`."""
         context = self.embed_text(text) if isinstance(text, Tensor) else text
