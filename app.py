@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of a Wan preset's files (default: in the user's data folder)")
     parser.add_argument("--download", action="store_true", help="get what turbo clips need and is missing there, by name from the hub")
     parser.add_argument("--download-full", action="store_true", help="get the full networks as well")
+    parser.add_argument("--full-on", metavar="DEVICE", help="make full renders on another device, such as cuda:1, beside the turbo clips")
     parser.add_argument("--port", type=int, help=f"port on {HOST} (default: {PORT}, or the next free one; 0: any)")
     parser.add_argument("--data-dir", type=Path, help="folder for this app's files (default: the user's data folder)")
     parser.add_argument("--lan", nargs="?", const="", metavar="ADDRESS", help="let guests of the local network watch and make clips, "
@@ -48,8 +49,14 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse("stopped; what was downloaded stays, and goes on from there", code=130)
 
     def make_engine(preset, data_dir: Path):
+        from turbo_engine.pair import Pair
         from turbo_engine.worker import Worker
-        return Worker(preset, weights=flags.weights, reports=data_dir / "crashes")
+
+        def worker(**options) -> Worker:
+            return Worker(preset, weights=flags.weights, options=options, reports=data_dir / "crashes")
+        if flags.full_on is None:
+            return worker()
+        return Pair(worker(modes=["turbo"]), worker(modes=["full"], device=flags.full_on))
 
     return serve(make_engine, preset, port=flags.port, data_dir=flags.data_dir, open_browser=not flags.no_browser,
                  why_not=lambda preset: why_not_ready(preset, flags.weights), lan=flags.lan)

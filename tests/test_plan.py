@@ -24,6 +24,7 @@ from turbo_engine.plan import (
     table,
 )
 from turbo_engine.presets import list_presets, load_preset
+from turbo_engine.types import MODES
 from turbo_engine.weights import architecture, assign
 
 PRESETS = [name for name in list_presets() if load_preset(name).files is not None]
@@ -65,9 +66,9 @@ def test_too_little_host_memory_is_refused_with_numbers(tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_files_with_less_in_them_need_less(name):
     preset = load_preset(name)
-    for packed, full in ((frozenset({"turbo"}), True), (frozenset({"turbo", "full"}), True), (frozenset(), False)):
-        assert all(less.needed <= more.needed for less, more in zip(plans(preset, packed=packed, full=full), plans(preset)))
-    assert plans(preset, full=False)[0].needed < plans(preset)[0].needed
+    for packed, modes in ((frozenset({"turbo"}), MODES), (frozenset(MODES), MODES), (frozenset(), ("turbo",)), (frozenset(), ("full",))):
+        assert all(less.needed <= more.needed for less, more in zip(plans(preset, packed=packed, modes=modes), plans(preset)))
+    assert plans(preset, modes=("turbo",))[0].needed < plans(preset)[0].needed
 
 
 def test_a_network_has_the_bytes_that_the_plan_counts():

@@ -5,14 +5,14 @@ A long job can give way: between two blocks of its network it lets another job r
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from turbo_engine.errors import OutOfMemory, TurboError
+from turbo_engine.errors import OutOfMemory, RequestError, TurboError
 from turbo_engine.families import Family, open_family
 from turbo_engine.models.experts import expert_steps
 from turbo_engine.plan import MemoryPlan
@@ -22,7 +22,7 @@ from turbo_engine.resolve import resolve
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
 from turbo_engine.stats import Stopwatch, peak_memory_mib
-from turbo_engine.types import Event, OnState, Preview, Progress, Request, Result
+from turbo_engine.types import MODES, Event, Mode, OnState, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport
 
 PREVIEW_LATENT_FRAMES = 2    # 5 frames, enough to see a motion start; 104 ms where all 33 take 544 (pocket, one core)
@@ -38,16 +38,20 @@ class Engine:
         threads: CPU threads; None: as many as this process may use, 16 at most. Set for the whole process.
         weights: folder of a Wan preset's files, a Path or text; None: as `parts.weights_folder`. Or its tensors, a `WanWeights`.
         encoder: a loaded text encoder to share between engines (pocket).
+        modes: what it will be asked for; no other network is read.
     """
 
     def __init__(self, preset: Preset | str | Path = "pocket", *, device: str = "auto", threads: int | None = None,
-                 weights=None, encoder=None):
+                 weights=None, encoder=None, modes: Iterable[Mode] = MODES):
         self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
         self.device = _device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
         self._weights = Path(weights) if isinstance(weights, str) else weights
         self._encoder = encoder
+        self.modes = tuple(modes)
+        if not self.modes or not set(self.modes) <= set(MODES):
+            raise TurboError(f"modes: expected {' or '.join(MODES)} or both, got {', '.join(self.modes) or 'none'}")
         self._family: Family | None = None
         self.alive: Callable[[], None] = lambda: None           # called by what is long and shows nothing, such as reading a network
         self._lock = threading.Lock()
@@ -66,8 +70,10 @@ class Engine:
                 tell("loading", line)
 
         torch.set_num_threads(self.threads)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)                 # where compiled kernels start
         self._family = open_family(self.preset, self._weights, self.device, self.dtype, between_blocks=self._between_blocks,
-                                   tell=say, alive=lambda: self.alive(), encoder=self._encoder)
+                                   tell=say, alive=lambda: self.alive(), encoder=self._encoder, modes=self.modes)
         say("Warming up")
         self._family.warm_up()
         clip = self.preset.clip
@@ -130,7 +136,10 @@ class Engine:
         Raises: RequestError at once; TurboError while running if the numbers go bad.
         """
         self._require_loaded()
-        return self._run(resolve(request, self.preset), give_way)
+        plan = resolve(request, self.preset)
+        if plan.mode not in self.modes:
+            raise RequestError(f"mode: expected {' or '.join(self.modes)}, as this engine was opened for, got {plan.mode}")
+        return self._run(plan, give_way)
 
     def _run(self, plan: Request, give_way: Callable[[], None] | None) -> Iterator[Event]:
         with self._lock:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from turbo_engine.errors import TurboError
 from turbo_engine.presets import Preset, list_presets, load_preset
+from turbo_engine.types import MODES
 from turbo_engine.weights.architecture import elements, is_block_linear, shapes_of_numbers
 
 RESERVE = 1 << 30            # bytes: context, libraries, fragments
@@ -50,9 +51,9 @@ def network_bytes(preset: Preset, *, eight_bit: bool) -> int:
     return 2 * elements(preset.dit, sla=True) - saved
 
 
-def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), full: bool = True) -> list[MemoryPlan]:
-    """Every way to run a Wan preset in bfloat16, the fastest first. packed: of "turbo" and "full", those whose files are int8. full:
-    whether there is a full network beside turbo's."""
+def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), modes: tuple[str, ...] = MODES) -> list[MemoryPlan]:
+    """Every way to run a Wan preset in bfloat16, the fastest first. modes: those there are networks for; packed: of these, the ones
+    whose files are int8."""
     experts = 1 if preset.experts is None else 2
     table = 2 * preset.umt5.vocab_size * preset.umt5.dim                 # in host memory always
     whole_text = 2 * elements(preset.umt5) - table
@@ -63,7 +64,7 @@ def plans(preset: Preset, *, packed: frozenset[str] = frozenset(), full: bool = 
     denoising = tokens * max(28 * preset.dit.dim, 12 * preset.dit.dim + 4 * preset.dit.ffn_dim)      # bytes of a block in its attention, its ffn
     result = []
     for count, eight_bit, where, text_8bit, make_room, tile in _ways(experts):
-        sizes = [network_bytes(preset, eight_bit=eight_bit or mode in packed) for mode in (("turbo", "full") if full else ("turbo",))]
+        sizes = [network_bytes(preset, eight_bit=eight_bit or mode in packed) for mode in modes]
         networks = experts * sum(sizes) if count == 2 * experts else count * max(sizes)
         text = whole_text // 2 if text_8bit else whole_text
         decoding = VAE_BYTES * pixels if tile is None else VAE_BYTES * (8 * tile) ** 2 + pixels * clip.max_num_frames * 12
@@ -100,9 +101,9 @@ def _ways(experts: int) -> list[tuple[int, bool, str, bool, bool, int | None]]:
         (1, True, "host", True, True, 32))))
 
 
-def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), full: bool = True) -> MemoryPlan:
-    """The fastest plan that fits into `free` bytes. packed, full: as `plans`. Raises: TurboError with the numbers."""
-    ways = plans(preset, packed=packed, full=full)
+def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), modes: tuple[str, ...] = MODES) -> MemoryPlan:
+    """The fastest plan that fits into `free` bytes. packed, modes: as `plans`. Raises: TurboError with the numbers."""
+    ways = plans(preset, packed=packed, modes=modes)
     for plan in ways:
         if plan.needed <= free:
             return plan
@@ -111,14 +112,14 @@ def choose(preset: Preset, free: int, *, packed: frozenset[str] = frozenset(), f
                      "close other programs that use the GPU, or choose a smaller preset")
 
 
-def host_bytes(preset: Preset, plan: MemoryPlan, *, gpu: bool, full: bool = True) -> int:
+def host_bytes(preset: Preset, plan: MemoryPlan, *, gpu: bool, modes: tuple[str, ...] = MODES) -> int:
     """Of host memory that stays taken: the table of words and what waits there; on a CPU everything, in float32."""
     words = preset.umt5.vocab_size * preset.umt5.dim
     encoder = elements(preset.umt5) - words
     if gpu:
         waiting = 0 if plan.text == "device" else encoder if plan.text_8bit else 2 * encoder
         return 2 * words + int(PINNED * waiting) + GIB
-    experts = (1 if preset.experts is None else 2) * (2 if full else 1)
+    experts = (1 if preset.experts is None else 2) * len(modes)
     return 4 * (words + encoder + experts * elements(preset.dit, sla=True) + elements(preset.vae)) + GIB
 
 
@@ -131,9 +132,9 @@ def host_free(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def check_host(preset: Preset, plan: MemoryPlan, *, gpu: bool, full: bool = True, free: int | None) -> None:
+def check_host(preset: Preset, plan: MemoryPlan, *, gpu: bool, modes: tuple[str, ...] = MODES, free: int | None) -> None:
     """Raises: TurboError where host memory is too small for the plan, before the system ends the engine for it."""
-    needed = host_bytes(preset, plan, gpu=gpu, full=full)
+    needed = host_bytes(preset, plan, gpu=gpu, modes=modes)
     if free is not None and needed > free:
         way = "close other programs" if gpu else "this preset is made for a GPU; close other programs, or choose pocket"
         raise TurboError(f"memory: expected {needed / GIB:.1f} GiB of host memory for {preset.name}{'' if gpu else ' on a CPU'}, found "

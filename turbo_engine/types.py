@@ -1,11 +1,12 @@
 """What goes into the engine and what comes out: Request in, events out. numpy only, so that `ui` never meets a tensor."""
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Mode = Literal["turbo", "full"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 Sampler = Literal["sde", "fixed-noise", "ode", "unipc"]
 
 

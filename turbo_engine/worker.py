@@ -144,6 +144,7 @@ class Worker:
         self.restarts = 0
         self._on_state: OnState = lambda state, line: None
         options = {**(options or {}), **({} if weights is None else {"weights": str(weights.absolute())})}
+        self.device: str = options.get("device", "auto")
         self._arguments = {"preset": str(self.preset.folder.with_suffix(".toml")), "factory": factory, "options": options}
         self._reports = reports
         self._child: _Child | None = None
@@ -174,11 +175,15 @@ class Worker:
         self._ready_child()
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Whether its process is there and loaded."""
+        with self._changed:
+            return self._child is not None and self._child.ready
+
     def describe(self) -> dict:
         """As the engine's; while it is being started again, as it was last."""
-        with self._changed:
-            ready = self._child is not None and self._child.ready
-        if ready:
+        if self.ready:
             try:
                 self._about = self._ask("describe")
             except EngineLost:
@@ -204,9 +209,9 @@ class Worker:
 
     def answers(self, timeout_s: float) -> bool:
         """Whether a clip can be made now: the process is loaded, and works (see `_watch`) or says something in that time."""
+        if not self.ready:
+            return False
         with self._changed:
-            if self._child is None or not self._child.ready:
-                return False
             if self._working - self._pings:
                 return True
         try:

@@ -11,7 +11,7 @@ from turbo_engine.models.dit import DiT, TextContext
 from turbo_engine.models.experts import CountingDenoise
 from turbo_engine.parts import weights_folder
 from turbo_engine.presets import Preset
-from turbo_engine.types import Request
+from turbo_engine.types import MODES, Mode, Request
 from turbo_engine.vocabulary import Vocabulary
 
 Tell = Callable[[str], None]
@@ -42,30 +42,30 @@ class Family(Protocol):
         """Frames [1, 3, T, H, W] in [0, 1] of a latent [1, C, T', H', W'] as they come. fast: by the preview's decoder, if there is one."""
 
     def warm_up(self) -> None:
-        """Run the turbo network once at the size it will have."""
+        """Run the network of the first mode once at the size it will have."""
 
     def make_room(self) -> None:
         """A job found too little memory: give back what is quickly made again."""
 
 
 def open_family(preset: Preset, weights, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None],
-                tell: Tell, alive: Callable[[], None] = lambda: None, encoder=None) -> Family:
+                tell: Tell, alive: Callable[[], None] = lambda: None, encoder=None, modes: tuple[Mode, ...] = MODES) -> Family:
     """Read a preset's weights.
 
     Args:
         weights: folder of the Wan family's files, None: as `weights_folder`; or its tensors, a `WanWeights`. encoder: a loaded text encoder to share (pocket).
         between_blocks: called before each block of every network and decoder; here a job may stand still. alive: called while something
-            goes on that must not.
+            goes on that must not. modes: whose networks are wanted.
     Raises: WeightsError, before anything is resident.
     """
     if preset.weights is not None:
         from turbo_engine.families.pocket import Pocket
-        return Pocket(preset, device, dtype, between_blocks=between_blocks, tell=tell, encoder=encoder)
+        return Pocket(preset, device, dtype, modes=modes, between_blocks=between_blocks, tell=tell, encoder=encoder)
     from turbo_engine.families.wan import Wan
     from turbo_engine.families.wan_weights import FromFiles
     if weights is None or isinstance(weights, Path):
         weights = FromFiles(preset, weights_folder(preset, weights), tell, alive)
-    return Wan(preset, weights, device, dtype, between_blocks=between_blocks, alive=alive)
+    return Wan(preset, weights, device, dtype, modes=modes, between_blocks=between_blocks, alive=alive)
 
 
 def prompts_of(request: Request, preset: Preset) -> list[str]:

@@ -13,7 +13,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 from turbo_engine.presets import Preset
 from turbo_engine.resolve import resolve
-from turbo_engine.types import Request
+from turbo_engine.types import Mode, Request
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import fill, read_manifest
 
@@ -25,15 +25,15 @@ class Pocket:
 
     plan, live_pauses, patience_s = "", False, 0.0
 
-    def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype, *, between_blocks: Callable[..., None], tell: Tell,
-                 encoder: MiniLM | None):
-        self.preset, self.device, self.dtype = preset, device, dtype
+    def __init__(self, preset: Preset, device: torch.device, dtype: torch.dtype, *, modes: tuple[Mode, ...],
+                 between_blocks: Callable[..., None], tell: Tell, encoder: MiniLM | None):
+        self.preset, self.device, self.dtype, self._modes = preset, device, dtype, modes
         tell("Reading the model's weights")
-        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in ROLE.values()}
+        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in map(ROLE.get, modes)}
         vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
         manifests = {role: read_manifest(preset.weights_path(role)) for role in (*networks, "decoder")}
         self.weights = {role: manifest["sha256"] for role, manifest in manifests.items()}
-        self.method = manifests["student"]["metrics"].get("method", "")
+        self.method = manifests["student"]["metrics"].get("method", "") if "student" in manifests else ""
         tell("Reading the text encoder")
         text = preset.text
         self._encoder = encoder or MiniLM.installed(text_len=text.text_len, device=device, dtype=torch.float32)
@@ -66,7 +66,7 @@ class Pocket:
     def warm_up(self) -> None:
         clip = self.preset.clip
         latent = torch.zeros(1, *self.preset.latent_shape(clip.num_frames, clip.height, clip.width), device=self.device)
-        for mode in ROLE:
+        for mode in self._modes:
             self.denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
 
     def make_room(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import kernels
 from turbo_engine.accelerate import accelerate, fit_sparse_attention, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
-from turbo_engine.errors import RequestError
+from turbo_engine.errors import RequestError, WeightsError
 from turbo_engine.families import denoiser_of, prompts_of
 from turbo_engine.families.wan_weights import WanWeights
 from turbo_engine.models.dit import DiT
@@ -28,7 +28,7 @@ from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, MemoryPlan, check_host, choose, host_free
 from turbo_engine.presets import Preset
 from turbo_engine.recent import Recent
-from turbo_engine.types import Request
+from turbo_engine.types import MODES, Mode, Request
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import assign
 from turbo_engine.weights.architecture import is_block_linear
@@ -41,10 +41,13 @@ class Wan:
     """See `Family`."""
 
     def __init__(self, preset: Preset, weights: WanWeights, device: torch.device, dtype: torch.dtype, *,
-                 between_blocks: Callable[..., None], alive: Callable[[], None]):
-        self.preset, self.device, self.dtype, self._weights = preset, device, dtype, weights
+                 modes: tuple[Mode, ...], between_blocks: Callable[..., None], alive: Callable[[], None]):
+        self.preset, self.device, self.dtype, self._weights, self._modes = preset, device, dtype, weights, modes
         self._between = between_blocks
-        self.memory = _plan(preset, weights, device)
+        self._names = tuple(name for mode in modes for name in network_names(preset, mode) if name in weights.networks)
+        if not self._names:
+            raise WeightsError(f"{preset.name}: expected the {modes[0]} network, found none beside the {weights.networks[0]} one; add its weights")
+        self.memory = _plan(preset, weights, self._names, device)
         self.plan, self.weights = self.memory.line, dict(weights.named)
         self.method = "rCM, by TurboDiffusion"
         self.patience_s = PATIENCE_S[device.type]
@@ -83,7 +86,7 @@ class Wan:
     @property
     def live_pauses(self) -> bool:
         """Whether turbo and full do not fit together: no preview can be made while a full render is under way."""
-        return self.memory.networks < len(self._weights.networks) and any(name.startswith("full") for name in self._weights.networks)
+        return self.memory.networks < len(self._names) and len({name.partition(" ")[0] for name in self._names}) == 2
 
     def _let_go(self) -> None:
         self._networks.clear()
@@ -135,7 +138,7 @@ class Wan:
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def denoiser(self, request: Request) -> CountingDenoise:
-        if request.mode == "full" and network_names(self.preset, "full")[0] not in self._weights.networks:
+        if network_names(self.preset, request.mode)[0] not in self._names:
             raise RequestError("mode: expected turbo, as the full network was not found beside the turbo one, got full; add its weights")
         self._read_prompts(request)                            # before any network is at hand: it may have to make room
         condition = self._start(request) if self.preset.takes_image else None
@@ -179,14 +182,15 @@ class Wan:
             yield part
 
     def warm_up(self) -> None:
-        clip, names = self.preset.clip, network_names(self.preset, "turbo")
+        clip, mode = self.preset.clip, self._modes[0]
+        rounding = (self.preset.turbo if mode == "turbo" else self.preset.full).rounding
         self._states_of("warm-up")
         shape = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
         latent = torch.zeros(1, *shape, device=self.device)
         condition = latent.new_zeros(1, self.preset.dit.condition_channels, *shape[1:]) if self.preset.takes_image else None
-        for name in names[:self.memory.networks]:
+        for name in network_names(self.preset, mode)[:self.memory.networks]:
             network = self._network(name)
-            Denoiser(network, self._contexts.get(name, network, "warm-up"), rounding=self.preset.turbo.rounding, condition=condition)(latent, 0.5)
+            Denoiser(network, self._contexts.get(name, network, "warm-up"), rounding=rounding, condition=condition)(latent, 0.5)
 
     def make_room(self) -> None:
         for network in self._networks.values():
@@ -218,15 +222,14 @@ def _empty(kind: type, config) -> nn.Module:
         return kind(config)
 
 
-def _plan(preset: Preset, weights: WanWeights, device: torch.device) -> MemoryPlan:
-    """Raises: TurboError where device or host have too little."""
-    gpu, full = device.type == "cuda", any(name.startswith("full") for name in weights.networks)
+def _plan(preset: Preset, weights: WanWeights, names: tuple[str, ...], device: torch.device) -> MemoryPlan:
+    """For the networks named. Raises: TurboError where device or host have too little."""
+    gpu, modes = device.type == "cuda", tuple(mode for mode in MODES if any(name.startswith(mode) for name in names))
     plan = ALL_STAYS
     if gpu:
         free, whole = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)      # where someone set a limit
-        packed = frozenset(mode for mode in ("turbo", "full")
-                           if (names := [n for n in weights.networks if n.startswith(mode)]) and all(n in weights.packed for n in names))
-        plan = choose(preset, min(free, allowed), packed=packed, full=full)
-    check_host(preset, plan, gpu=gpu, full=full, free=host_free())
+        packed = frozenset(mode for mode in modes if all(name in weights.packed for name in names if name.startswith(mode)))
+        plan = choose(preset, min(free, allowed), packed=packed, modes=modes)
+    check_host(preset, plan, gpu=gpu, modes=modes, free=host_free())
     return plan
