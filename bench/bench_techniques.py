@@ -1,26 +1,39 @@
-"""What each fast technique does to clips of trained weights: pocket's turbo clips with it on, against the plain network's.
+"""What each trick costs and saves on trained weights: pocket's clips with it on, against those of the same seeds with it off.
 
-    python -m bench.bench_techniques [--prompts 6] [--out FILE]
+    python -m bench.bench_techniques --prompts 24 [--probe PROBE/probe.safetensors] [--out FILE]
 
-The roundings are the kernels' own, by their torch meaning on a CPU: nothing is timed. Sparse attention is not in it, as pocket was not
-trained with it. PSNR and SSIM are over all frames; "another seed" is how far two clips of one prompt lie apart. The last line is JSON.
+rCM's row is the student in 4 steps against the teacher in 50 with guidance; all below are the student against itself. PSNR, SSIM and
+the probe's feature distance are means over clips; "another seed" says how far two clips of one prompt lie apart. On a CPU the roundings
+are the kernels' own by their torch meaning, which is slow, so only what the app runs there is timed. `steps_s`: a clip's denoising
+steps, the median, as one CUDA graph a step on a GPU but for the plain networks. The last line is JSON.
 """
 import argparse
-import random
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import kernels
-from bench.report import Report
-from turbo_engine import Engine, Request, Result
-from turbo_engine.accelerate import Techniques, accelerate
+from bench.report import Report, gpu_facts
+from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention
 from turbo_engine.compare import psnr, ssim
-from turbo_engine.distill.captions import caption
-from turbo_engine.distill.world import load_world, sample_specs
+from turbo_engine.distill.pocket import FOLDER, load_dit, sparse_settings
+from turbo_engine.distill.probe import Probe, accuracy, feature_distance, labels_of, new_probe, view
+from turbo_engine.distill.prompts import counted_prompts
+from turbo_engine.distill.report import Studio, to_uint8
+from turbo_engine.distill.training import Run
+from turbo_engine.distill.world import load_world
 from turbo_engine.models.dit import DiT
+from turbo_engine.presets import SparseSettings
+from turbo_engine.weights import fill
+
+BATCH = 8
 
 
 class Sage(nn.Module):
@@ -34,62 +47,133 @@ class Sage(nn.Module):
         return kernels.sage_attention(q, k, v, **self.formats)
 
 
-def with_sage(model: DiT, qk: str, pv: str) -> DiT:
-    for block in model.blocks:
-        block.self_attn.attn_op = Sage(qk, pv)
-    return model
+@dataclass(frozen=True)
+class Variant:
+    """techniques of `accelerate`; sage: formats (qk, pv) of dense attention; sparse: as it was trained."""
+
+    techniques: Techniques = PLAIN
+    sage: tuple[str, str] | None = None
+    sparse: bool = False
+
+    def fitted(self, dense: DiT, tokens: int, trained: DiT | None) -> nn.Module:
+        """On a copy of the dense network, or of the same one trained to attend sparsely."""
+        source = trained if self.sparse else dense
+        model = DiT(source.config)
+        if self.sparse:
+            fit_sparse_attention(model, trained.blocks[0].self_attn.attn_op.settings)
+        model.load_state_dict(source.state_dict(), assign=True)
+        for block in model.blocks if self.sage else ():
+            block.self_attn.attn_op = Sage(*self.sage)
+        return accelerate(model.eval().requires_grad_(False), self.techniques, tokens)[0]
 
 
-def variants(model: DiT, tokens: int) -> dict[str, nn.Module]:
-    """Pocket's student under each technique, by name."""
-    def fit(techniques: Techniques, sage: tuple[str, str] | None = None) -> nn.Module:
-        mine = DiT(model.config)
-        mine.load_state_dict(model.state_dict())
-        mine.eval().requires_grad_(False)
-        return accelerate(with_sage(mine, *sage) if sage else mine, techniques, tokens)[0]
-
-    return {
-        "fused glue": fit(Techniques(fused=True)),
-        "W8A8 int8": fit(Techniques(linear="int8", fused=True)),
-        "W8A8 fp8, GELU inside": fit(Techniques(linear="fp8", fused=True)),
-        "Sage int8, fp8": fit(Techniques(), ("int8", "fp8")),
-        "Sage fp8, fp8": fit(Techniques(), ("fp8", "fp8")),
-        "all: fp8 layers, Sage int8": fit(Techniques(linear="fp8", fused=True), ("int8", "fp8")),
+def variants(sparse: SparseSettings | None = None) -> dict[str, Variant]:
+    """By name; those that attend sparsely where the student learned to."""
+    int8, fp8 = Techniques(linear="int8", fused=True), Techniques(linear="fp8", fused=True)
+    found = {
+        "fused glue": Variant(Techniques(fused=True)),
+        "W8A8 int8": Variant(int8),
+        "W8A8 fp8, GELU inside": Variant(fp8),
+        "Sage int8, fp8": Variant(sage=("int8", "fp8")),
+        "Sage fp8, fp8": Variant(sage=("fp8", "fp8")),
+        "fp8 layers, Sage int8": Variant(fp8, ("int8", "fp8")),
     }
+    if sparse is not None:
+        found[f"SLA, {sparse.density:.0%} of {sparse.block_q}x{sparse.block_k} blocks"] = Variant(sparse=True)
+        found["fp8 layers, SLA"] = Variant(fp8, sparse=True)
+    return found
 
 
-def clip(engine: Engine, prompt: str, seed: int) -> np.ndarray:
-    *_, result = engine.generate(Request(prompt, seed, preview_steps=()))
-    assert isinstance(result, Result)
-    return result.frames
+class Judge:
+    """Clips of fixed prompts, and how they differ."""
+
+    def __init__(self, studio: Studio, count: int, probe: Probe | None):
+        specs, self.prompts = counted_prompts(load_world(), count, count // 3)
+        self.studio, self.probe, self.labels = studio, probe, labels_of(specs)
+
+    def clips(self, make: Callable[[list[str], list[int]], Tensor], seed: int = 0) -> tuple[np.ndarray, Tensor]:
+        """uint8 [N, T, H, W, 3] and what the probe looks at, by seeds counted from one."""
+        frames, views = [], []
+        for start in range(0, len(self.prompts), BATCH):
+            part = self.prompts[start:start + BATCH]
+            video = self.studio.frames(make(part, list(range(seed + start, seed + start + len(part)))))
+            frames.append(to_uint8(video))
+            views.append(view(video))
+        return np.concatenate(frames), torch.cat(views)
+
+    def row(self, name: str, clips: tuple[np.ndarray, Tensor], truth: tuple[np.ndarray, Tensor] | None, steps_s: float | None) -> dict:
+        row: dict = {"name": name, "steps_s": steps_s and round(steps_s, 4)}
+        if truth is not None:
+            pairs = list(zip(clips[0], truth[0]))
+            alike = [ssim(*pair) for pair in pairs]
+            row |= {"psnr_db": round(float(np.mean([np.minimum(psnr(*pair), 99).mean() for pair in pairs])), 2),
+                    "ssim": round(float(np.mean(alike)), 4), "worst_ssim": round(float(np.min(alike)), 4)}
+        if self.probe is not None:
+            row |= accuracy(self.probe, clips[1], self.labels)
+            if truth is not None:
+                row["feature_distance"] = round(float(feature_distance(self.probe, clips[1], truth[1]).mean()), 5)
+        return row
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """The median of ten after two, or of three where one takes seconds."""
+    times: list[float] = []
+    while len(times) < (5 if sum(times) > 10 else 12):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[2:]))
+
+
+def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
+    device, sampler, steps = studio.run.device, studio.preset.turbo.sampler, studio.preset.turbo.num_steps
+    _, frames, height, width = studio.preset.latent_shape(studio.preset.clip.num_frames, studio.preset.clip.height, studio.preset.clip.width)
+    tokens, plain = frames * height * width // 4, studio.networks["student"]
+    sparse = sparse_settings(folder)
+    trained = None if sparse is None else load_dit(folder, "student", sparse=sparse).to(plain.patch_embedding.weight)
+
+    def turbo(prompts: list[str], seeds: list[int]) -> Tensor:
+        return studio.student(prompts, seeds, steps, sampler)
+
+    def full(prompts: list[str], seeds: list[int]) -> Tensor:
+        return studio.teacher(prompts, seeds, studio.preset.full.num_steps)
+
+    def add(name: str, clips, truth, make=None) -> None:
+        taken = make and seconds_of(lambda: make(judge.prompts[:1], [0]), device)
+        report.rows.append(judge.row(name, clips, truth, taken))
+        print(report.rows[-1], flush=True)
+
+    reference, truth = judge.clips(full), judge.clips(turbo)
+    add("full, 50 steps, guidance", reference, None, full)
+    add(f"rCM: student, {steps} steps", truth, reference, turbo)
+    add("another seed", judge.clips(turbo, 10_000), truth)
+    for name, variant in variants(sparse).items():
+        studio.networks["student"] = variant.fitted(plain, tokens, trained)
+        clips = judge.clips(turbo)
+        if device.type == "cuda" and variant.techniques.fused:
+            studio.networks["student"] = replace(variant, techniques=replace(variant.techniques, graph=True)).fitted(plain, tokens, trained)
+        add(name, clips, truth, turbo if device.type == "cuda" else None)
+    studio.networks["student"] = plain
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=24, help="the last third of triples never trained on")
+    parser.add_argument("--weights", type=Path, default=FOLDER)
+    parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
+    parser.add_argument("--probe", type=Path, help="probe.safetensors; without it nothing is counted")
     parser.add_argument("--out", help="write the JSON to this file too")
     options = parser.parse_args()
-    engine = Engine("pocket", device="cpu").load()
-    networks = engine._family._networks
-    plain, preset = networks["student"], engine.preset
-    _, frames, height, width = preset.latent_shape(preset.clip.num_frames, preset.clip.height, preset.clip.width)
-    tokens = frames * height * width // 4
-    world, rng = load_world(preset.folder / preset.text.vocabulary), random.Random(11)
-    prompts = [caption(world, spec, rng, canonical=True) for spec in sample_specs(world, options.prompts, rng, held_out=True)]
-    report = Report("techniques", False, {"device": "cpu", "weights": engine.describe()["weights"]["student"], "prompts": prompts})
-    with torch.inference_mode():
-        truth = [clip(engine, prompt, seed) for seed, prompt in enumerate(prompts)]
-        others = {"another seed": [clip(engine, prompt, 100 + seed) for seed, prompt in enumerate(prompts)]}
-        for name, network in variants(plain, tokens).items():
-            networks["student"] = network
-            others[name] = [clip(engine, prompt, seed) for seed, prompt in enumerate(prompts)]
-    for name, clips in others.items():
-        pairs = list(zip(truth, clips))
-        row = dict(name=name, psnr_db=round(float(np.mean([np.minimum(psnr(*pair), 99).mean() for pair in pairs])), 2),
-                   ssim=round(float(np.mean([ssim(*pair).mean() for pair in pairs])), 4),
-                   worst_ssim=round(float(min(ssim(*pair).min() for pair in pairs)), 4))
-        report.rows.append(row)
-        print(row, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run("techniques", Path(folder), 0.0)
+        studio = Studio(options.weights, run, options.text_encoder)
+        probe = fill(new_probe(load_world()), options.probe, "probe").to(run.device).eval() if options.probe else None
+        report = Report("techniques", False, {**(gpu_facts() if run.cuda else {"device": "cpu"}), "prompts": options.prompts})
+        with torch.inference_mode():
+            report.part("pocket", measure, studio, Judge(studio, options.prompts, probe), options.weights)
+        run.close()
     return report.finish(options.out)
 
 

@@ -348,6 +348,7 @@ def test_cancel_stops_what_code_asked_for_and_nothing_else(tmp_path):
     at_desk(scenario, engine, tmp_path)
 
 
+@pytest.mark.clock
 def test_the_way_out_waits_for_no_call(tmp_path):
     """Story: the server waited at its end for a thread that waited for the engine, which is stopped only after the server."""
     engine = FakeEngine(step_s=0.1)
@@ -363,6 +364,7 @@ def test_the_way_out_waits_for_no_call(tmp_path):
     at_desk(scenario, engine, tmp_path)
 
 
+@pytest.mark.clock
 def test_ctrl_c_in_the_middle_of_calls_of_both_kinds_ends_clean(tmp_path):
     app = App("-m", "tests.browser.fake_app", "0", str(tmp_path))
     while len(app.lines) < 2:

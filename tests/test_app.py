@@ -61,6 +61,7 @@ def test_a_data_folder_that_cannot_be_written_is_one_line(tmp_path):
     assert app._data_folder(tmp_path / "new" / "one").is_dir() and os.listdir(tmp_path / "new" / "one") == []
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("moment", ["loading", "ready"])
 def test_ctrl_c_ends_clean_with_a_page_open(moment, tmp_path):
     """SIGINT while the socket of a page is open: exit code 0, nothing but the address printed, the port free at once."""

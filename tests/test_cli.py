@@ -134,6 +134,7 @@ def test_as_a_process_and_in_this_one_the_same_bytes(tmp_path, capsys, in_proces
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
+@pytest.mark.clock
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_interrupted(tmp_path, tiny_preset_path):
     """Ctrl-C in the middle of a long render: exit code 130, one line, no file."""

@@ -1,22 +1,25 @@
 """Training code on a CPU: losses fall on a fixed tiny batch, derivatives are right, stages write weights that load."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from turbo_engine.denoiser import Denoiser
-from turbo_engine.distill import report
+from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.pocket import pocket_preset
+from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
 from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.vae import psnr, reconstruction_loss
 from turbo_engine.distill.world import load_world
+from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import DiTConfig, VAEConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
@@ -204,6 +207,42 @@ def test_sparse_twin_shares_its_parameters_and_starts_as_the_kept_blocks_alone()
     few = sparse_twin(dense, SparseSettings(density=0.34, block_q=4, block_k=4))
     few(noise, timestep, text).square().mean().backward()
     assert few.blocks[0].self_attn.attn_op.local_attn.proj_l.weight.grad.abs().sum() > 0 and dense.blocks[0].self_attn.q.weight.grad is not None
+
+
+def test_one_file_serves_dense_and_sparse(tmp_path, monkeypatch):
+    """The student's file with its projections opens both ways; one without them opens densely alone."""
+    dense, (noise, _, text) = tiny_dit(), tiny_batch()
+    monkeypatch.setattr(pocket, "pocket_preset", lambda: SimpleNamespace(dit=dense.config))
+    settings, timestep = SparseSettings(density=0.5, block_q=4, block_k=4), torch.full((3,), 400.0)
+    twin = sparse_twin(dense, settings)
+    for block in twin.blocks:
+        torch.nn.init.normal_(block.self_attn.attn_op.local_attn.proj_l.weight, std=0.2)
+    again = sparse_twin(dense, settings, trained=twin)
+    with torch.no_grad():
+        wanted = twin(noise, timestep, text), dense(noise, timestep, text)
+        assert torch.equal(again(noise, timestep, text), wanted[0])
+        pocket.save_dit(twin, tmp_path, "student", {"density": 0.5, "block_q": 4, "block_k": 4})
+        assert pocket.sparse_settings(tmp_path) == settings
+        for found, expected in zip((pocket.load_dit(tmp_path, "student", sparse=settings), pocket.load_dit(tmp_path, "student")), wanted):
+            assert relative(found(noise, timestep, text), expected) < 0.05
+        assert relative(*wanted) > 0.1
+        pocket.save_dit(dense, tmp_path, "student", {})
+        assert pocket.sparse_settings(tmp_path) is None and relative(pocket.load_dit(tmp_path, "student")(noise, timestep, text), wanted[1]) < 0.05
+    with pytest.raises(WeightsError, match="none named 'blocks.0.self_attn.attn_op.local_attn.proj_l.bias'"):
+        pocket.load_dit(tmp_path, "student", sparse=settings)
+
+
+def test_feature_distance_grows_with_what_is_done_to_a_clip():
+    torch.manual_seed(0)
+    probe, clip = Probe((3, 3, 3, 3)).eval(), torch.rand(2, 3, NUM_FRAMES, SIDE, SIDE)
+    assert feature_distance(probe, clip, clip).tolist() == [0, 0]
+    little, more = (feature_distance(probe, clip, (clip + amount * torch.randn_like(clip)).clamp(0, 1)) for amount in (0.02, 0.2))
+    assert (0 < little).all() and (3 * little < more).all() and (more < 2).all()
+    assert torch.allclose(feature_distance(probe, clip, clip.flip(0)), feature_distance(probe, clip.flip(0), clip))
+
+
+def relative(found, expected) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def test_sparse_twin_learns_the_dense_networks_answer(run):

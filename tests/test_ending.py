@@ -17,7 +17,7 @@ from turbo_engine.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 10.0
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.clock]
 
 
 class Process:

@@ -19,7 +19,7 @@ from ui.guard import Guard
 from ui.health import KINDS, OUTCOMES, REASONS, JobLog
 from ui.live import Job
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"), pytest.mark.clock]
 OWN = [HOST, COOKIE]
 
 

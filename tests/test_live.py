@@ -278,6 +278,7 @@ def test_a_full_render_counts_its_steps_and_brings_its_clip():
     run(scenario, FakeEngine(step_s=0.01))
 
 
+@pytest.mark.clock
 def test_edits_come_between_and_the_full_render_goes_on():
     """A step of 2 s is stepped out of within a block of it, on a slow machine within half of one, nothing of it is made twice, and its clip is the same."""
     engine = FakeEngine()

@@ -78,6 +78,7 @@ def test_no_process_is_started():
     assert behind(True, "os.fork() or os._exit(0)").startswith("refused") and behind(False, "os.fork() or os._exit(0)") == "done\n"
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("stand_in", ["#!/bin/sh\nsleep 60", "#!/bin/sh\nkill -SEGV $$", "#!/bin/sh\nexit 0", "#!/bin/sh\necho '[\"recipe\"]'", "#!/bin/sh\necho 7",
                                       "#!/bin/sh\nhead -c 5000000 /dev/zero", "#!/bin/sh\necho '[\"recipe\", {}]'; exit 1"])
 def test_a_reader_that_hangs_dies_or_talks_nonsense_is_a_refusal(tmp_path, monkeypatch, stand_in):

@@ -600,6 +600,7 @@ def test_eight_threads(store, folder):
     check_whole(folder)
 
 
+@pytest.mark.clock
 def test_twenty_thousand_clips_stay_fast(store):
     """p95 of a list, a page far down and searches that match all, few and none. The target holds for 50,000."""
     words = "fox snow harbour lantern cedar violin orbit canyon ember tide glass willow".split()

@@ -8,7 +8,7 @@ from test_live import Page, open_desk
 from turbo_engine.fake import FakeEngine
 from ui.live import TURBO
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.clock]
 
 
 def storm(edits: int, seconds: float) -> tuple[int, float]:

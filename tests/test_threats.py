@@ -225,6 +225,7 @@ def oddities(clip_id: str) -> list[tuple]:
     return found
 
 
+@pytest.mark.clock
 def test_odd_requests_are_refused_or_served_and_never_break_anything(desk):
     """Ranges by the thousand, JSON ten thousand deep, ten million letters, broken UTF-8: no 5xx, and nobody else waits for it."""
     clip_id = next(iter(desk.desk.clips._by_id))
@@ -241,6 +242,7 @@ def test_odd_requests_are_refused_or_served_and_never_break_anything(desk):
     assert broken == [] and slowest < 10
 
 
+@pytest.mark.clock
 def test_a_stranger_can_neither_connect_from_elsewhere_nor_hold_the_loop(desk):
     """The event loop goes on while the worst of them are answered."""
     clip_id = next(iter(desk.desk.clips._by_id))

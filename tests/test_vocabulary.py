@@ -144,6 +144,7 @@ def test_no_neighbours_for_noise_and_deeds(engine):
     assert engine.check_prompt("a purple penguin").suggestions == ()            # a penguin is not to be an orange instead
 
 
+@pytest.mark.clock
 def test_quick_enough_for_every_edit(engine):
     """Under 20 ms with one new word, the fastest of many, since other work may share the machine."""
     def seconds(noun):

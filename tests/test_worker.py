@@ -16,6 +16,8 @@ from turbo_engine.errors import RequestError, TurboError, WeightsError
 from turbo_engine.types import Preview, Progress, Request, Result
 from turbo_engine.worker import EngineLost, Worker
 
+pytestmark = pytest.mark.clock
+
 FAULTY = "tests.faults:Faulty"
 
 

@@ -126,6 +126,7 @@ def test_clear_takes_it_away_and_what_is_no_picture_is_refused_kindly(context, a
     page.close()
 
 
+@pytest.mark.clock
 def test_experts_are_told_while_a_full_render_goes_on(desk):
     page = desk.page
     desk.choose(a_picture())

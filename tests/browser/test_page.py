@@ -205,6 +205,7 @@ def test_edits_come_between_a_full_render_which_goes_on_and_can_be_cancelled(fak
     assert not page.locator(".side-full").is_visible() and page.locator(".final-button").is_enabled()
 
 
+@pytest.mark.clock
 def test_a_reload_in_the_middle_of_a_full_render_loses_nothing(fake_desk):
     page = fake_desk.page
     fake_desk.prompt.fill("a ship sailing to the right, which no test made before")

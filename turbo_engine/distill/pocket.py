@@ -6,10 +6,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from turbo_engine.accelerate import fit_sparse_attention
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.vae import VAE
-from turbo_engine.presets import Preset, load_preset
-from turbo_engine.weights import fill, load_weights, save_weights
+from turbo_engine.presets import Preset, SparseSettings, load_preset
+from turbo_engine.weights import fill, load_weights, read_manifest, save_weights
+from turbo_engine.weights.architecture import projection_shapes
 
 FOLDER = Path(__file__).resolve().parents[2] / "presets" / "pocket"
 _STATISTICS = ("latent_mean", "latent_std")
@@ -58,5 +60,15 @@ def save_dit(model: nn.Module, folder: Path, role: str, metrics: dict) -> None:
                  metrics=metrics, commit=training_commit())
 
 
-def load_dit(folder: Path, role: str) -> DiT:
-    return fill(DiT(pocket_preset().dit), folder / f"{role}.safetensors", role)
+def load_dit(folder: Path, role: str, *, sparse: SparseSettings | None = None) -> DiT:
+    """A network as it attends densely, or with sparse attention and its projections. Raises: WeightsError, also where there are none."""
+    path, model = folder / f"{role}.safetensors", DiT(pocket_preset().dit)
+    if sparse is None:
+        return fill(model, path, role, left_out=projection_shapes(model.config))
+    return fill(fit_sparse_attention(model, sparse), path, role)
+
+
+def sparse_settings(folder: Path) -> SparseSettings | None:
+    """At which density and blocks a student learned to attend sparsely, None where it did not."""
+    metrics = read_manifest(folder / "student.safetensors")["metrics"]
+    return SparseSettings(*(metrics[key] for key in ("density", "block_q", "block_k"))) if "density" in metrics else None

@@ -46,14 +46,19 @@ class Probe(nn.Module):
         self.attention = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.heads = nn.ModuleList(nn.Linear(WIDTH, n) for n in classes)
 
-    def forward(self, video: Tensor) -> list[Tensor]:
-        """video [B, 3, 9, 128, 128] in [0, 1] -> logits of subject, scene, motion, camera, each [B, classes]."""
-        x = self.stem(video.transpose(1, 2).flatten(0, 1) * 2 - 1)
-        for i, stage in enumerate(self.stages):
+    def pyramid(self, video: Tensor) -> list[Tensor]:
+        """What it makes of each frame at three scales, [B * 9, C, h, w]. video [B, 3, 9, 128, 128] in [0, 1]."""
+        x, scales = self.stem(video.transpose(1, 2).flatten(0, 1) * 2 - 1), []
+        for stage, down in zip(self.stages, (None, *self.downs)):
+            x = x if down is None else down(x)
             for block in stage:
                 x = block(x, NUM_FRAMES) if isinstance(block, ResidualBlock) else block(x)
-            if i < len(self.downs):
-                x = self.downs[i](x)
+            scales.append(x)
+        return scales
+
+    def forward(self, video: Tensor) -> list[Tensor]:
+        """video [B, 3, 9, 128, 128] in [0, 1] -> logits of subject, scene, motion, camera, each [B, classes]."""
+        x = self.pyramid(video)[-1]
         tokens = x.flatten(2).unflatten(0, (len(video), NUM_FRAMES)).transpose(2, 3).flatten(1, 2) + self.place
         answers = self.attention(torch.cat((self.queries.expand(len(video), -1, -1), tokens), 1))
         return [head(answers[:, i]) for i, head in enumerate(self.heads)]
@@ -86,6 +91,15 @@ def accuracy(probe: Probe, views: Tensor, labels: Tensor, batch: int = 64) -> di
         for i, head in enumerate(logits):
             right[i] += (head.argmax(1) == labels[start:start + batch, i].to(head.device)).sum().cpu()
     return {name: round(float(r) / len(views), 4) for name, r in zip(HEADS, right)}
+
+
+@torch.no_grad()
+def feature_distance(probe: Probe, a: Tensor, b: Tensor) -> Tensor:
+    """How unlike two clips look to the probe: as LPIPS (Zhang et al. 2018, arXiv:1801.03924, section 3), with the probe in place of a
+    network trained on photographs and all channels of equal weight. a, b [B, 3, 9, 128, 128] in [0, 1] -> [B], 0 where equal, 2 at most."""
+    def unlike(x: Tensor, y: Tensor) -> Tensor:
+        return (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).unflatten(0, (len(a), -1)).mean((1, 2, 3))
+    return torch.stack([unlike(x, y) for x, y in zip(probe.pyramid(a), probe.pyramid(b))]).mean(0)
 
 
 def train(run: Run, probe: Probe, compositor: Compositor, world: World, *, batch: int, capacity: int, fresh: int) -> tuple[EMA, int]:

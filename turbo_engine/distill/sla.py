@@ -31,12 +31,15 @@ REFRESH_EVERY = 4            # training steps
 MUON_LR, ADAM_LR = 5e-4, 3e-4
 
 
-def sparse_twin(dense: DiT, settings: SparseSettings = SPARSE) -> DiT:
-    """A network of the same parameters, not copies of them, that attends sparsely; its linear branch starts silent."""
+def sparse_twin(dense: DiT, settings: SparseSettings = SPARSE, trained: DiT | None = None) -> DiT:
+    """A network of the same parameters, not copies of them, that attends sparsely. Its linear branch has the projections of `trained`,
+    or starts silent."""
     twin = fit_sparse_attention(DiT(dense.config).to(next(dense.parameters()).device), settings)
     for block in twin.blocks:
         nn.init.zeros_(block.self_attn.attn_op.local_attn.proj_l.weight)
         nn.init.zeros_(block.self_attn.attn_op.local_attn.proj_l.bias)
+    if trained is not None:
+        twin.load_state_dict(trained.state_dict())
     twin.load_state_dict(dense.state_dict(keep_vars=True), strict=False, assign=True)
     return twin
 
@@ -59,11 +62,11 @@ class Captions:
         return self._texts[torch.randint(0, self._turns.count, (batch,), device=self._texts.device)]
 
 
-def train(run: Run, student: DiT, captions: Captions, latent_shape: tuple[int, ...], *, batch: int, sigma_max: float,
+def train(run: Run, student: DiT, sparse: DiT, captions: Captions, latent_shape: tuple[int, ...], *, batch: int, sigma_max: float,
           save: Callable[[DiT, int], None]) -> None:
-    """Until the clock runs out; `save` gets the averaged weights, with the projections, and the steps done."""
+    """Until the clock runs out. sparse: the student's `sparse_twin`; `save` gets its averaged weights and the steps done."""
     times = rcm_times(4, sigma_max).tolist()
-    guide, sparse = copy.deepcopy(student).eval().requires_grad_(False), sparse_twin(student)
+    guide = copy.deepcopy(student).eval().requires_grad_(False)
     ema, optimizers = EMA(sparse, 0.998), Optimizers(sparse, muon_lr=MUON_LR, adam_lr=ADAM_LR)
     compile_blocks(guide, run)
     compile_blocks(student, run)
@@ -103,10 +106,12 @@ def train(run: Run, student: DiT, captions: Captions, latent_shape: tuple[int, .
 def main() -> None:
     parser = arguments("sla", 240)
     add_model_options(parser, batch=128)
+    parser.add_argument("--resume", action="store_true", help="go on from the projections in --weights")
     args = parser.parse_args()
     run, preset = open_run("sla", args), pocket_preset()
     student = (DiT(preset.dit).init_weights() if args.tiny else load_dit(args.weights, "student")).to(run.device)
     run.same_everywhere(student)
+    sparse = sparse_twin(student, trained=load_dit(args.weights, "student", sparse=SPARSE) if args.resume else None)
     captions = Captions(run, load_world(), open_text_encoder(run, args), capacity=8 if args.tiny else 4_096, fresh=4 if args.tiny else 64)
     clip = preset.clip
 
@@ -117,7 +122,7 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, student, captions, preset.latent_shape(clip.num_frames, clip.height, clip.width), batch=2 if args.tiny else args.batch,
+    train(run, student, sparse, captions, preset.latent_shape(clip.num_frames, clip.height, clip.width), batch=2 if args.tiny else args.batch,
           sigma_max=preset.turbo.sigma_max, save=save)
     run.barrier()
     run.close()

@@ -16,6 +16,7 @@ from turbo_engine.resolve import resolve
 from turbo_engine.types import Mode, Request
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import fill, read_manifest
+from turbo_engine.weights.architecture import projection_shapes
 
 ROLE = {"turbo": "student", "full": "teacher"}
 
@@ -29,7 +30,7 @@ class Pocket:
                  between_blocks: Callable[..., None], tell: Tell, encoder: MiniLM | None):
         self.preset, self.device, self.dtype, self._modes = preset, device, dtype, modes
         tell("Reading the model's weights")
-        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role) for role in map(ROLE.get, modes)}
+        networks = {role: fill(DiT(preset.dit), preset.weights_path(role), role, left_out=projection_shapes(preset.dit)) for role in map(ROLE.get, modes)}
         vae = fill(VAE(preset.vae, encoder=False), preset.weights_path("decoder"), "decoder")
         manifests = {role: read_manifest(preset.weights_path(role)) for role in (*networks, "decoder")}
         self.weights = {role: manifest["sha256"] for role, manifest in manifests.items()}

@@ -73,6 +73,12 @@ def shapes_of_numbers(numbers: Numbers, *, sla: bool = False) -> Shapes:
     return shapes
 
 
+def projection_shapes(numbers: Numbers) -> Shapes:
+    """Of the tensors that a DiT has for sparse-linear attention alone."""
+    dense = shapes_of_numbers(numbers)
+    return {key: shape for key, shape in shapes_of_numbers(numbers, sla=True).items() if key not in dense}
+
+
 def elements(numbers: Numbers, *, sla: bool = False) -> int:
     """How many numbers a model has. sla: as `shapes_of_numbers`."""
     return sum(math.prod(shape) for shape in shapes_of_numbers(numbers, sla=sla).values())

@@ -151,10 +151,12 @@ def read_manifest(path: Path | str) -> dict:
     return manifest
 
 
-def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tuple[int, ...]], *,
+                 left_out: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
     """Read a checkpoint whole, checked against its manifest and against the model that will hold it.
 
-    Args: expected_shapes: key -> shape, e.g. `shapes_of(model)`; must be met exactly.
+    Args: expected_shapes: key -> shape, e.g. `shapes_of(model)`; must be met exactly. left_out: of tensors that may be there as well,
+        all of them or none, and are not wanted.
     Returns: float32 tensors by the model's keys. Raises: WeightsError with file, expected, found and the way out.
     """
     path = Path(path)
@@ -173,7 +175,8 @@ def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tupl
     listed = {key: {"shape": list(entry.shape), "dtype": entry.dtype} for key, entry in entries.items()}
     if listed != manifest["tensors"]:
         raise WeightsError(f"{path}: expected the tensors its manifest lists, found others; restore both files together")
-    _check_shapes(path, listed, expected_shapes)
+    beside = {} if left_out is None or listed.keys().isdisjoint(left_out) else left_out
+    _check_shapes(path, listed, {**expected_shapes, **beside})
     try:
         stored = load(data)
     except SafetensorError as error:
@@ -182,9 +185,9 @@ def load_weights(path: Path | str, role: str, expected_shapes: Mapping[str, tupl
             else stored[key].float() for key in expected_shapes}
 
 
-def fill(model: nn.Module, path: Path | str, role: str) -> nn.Module:
-    """Load a checkpoint into a model of exactly its shape. Returns: the model. Raises: WeightsError."""
-    model.load_state_dict(load_weights(path, role, shapes_of(model)))
+def fill(model: nn.Module, path: Path | str, role: str, *, left_out: Mapping[str, tuple[int, ...]] | None = None) -> nn.Module:
+    """Load a checkpoint into a model of exactly its shape. left_out: as `load_weights`. Returns: the model. Raises: WeightsError."""
+    model.load_state_dict(load_weights(path, role, shapes_of(model), left_out=left_out))
     return model
 
 
