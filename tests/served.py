@@ -99,8 +99,9 @@ def ask_all(app, requests):
 
 
 async def asking(app, path="/", method="GET", headers=(), body=b"", *, chunks=1, kind="http", query="", client=None,
-                 server=("127.0.0.1", PORT)):
-    """client: an address; a new one for each request if left out, so that no limit on one of them is met."""
+                 server=("127.0.0.1", PORT), patience_s=2):
+    """client: an address; a new one for each request if left out, so that no limit on one of them is met. patience_s: from the first
+    byte of the reply to its end; some have none."""
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
     number = next(_addresses)
     scope = {
@@ -134,7 +135,7 @@ async def asking(app, path="/", method="GET", headers=(), body=b"", *, chunks=1,
     begun.cancel()
     if kind == "websocket":
         inbox.put_nowait({"type": "websocket.disconnect", "code": 1000})
-    await asyncio.wait({task}, timeout=2)
+    await asyncio.wait({task}, timeout=patience_s)
     if task.done() and task.exception() and not sent:
         raise task.exception()
     task.cancel()

@@ -424,6 +424,13 @@ def test_threads_are_this_processs_share(monkeypatch):
     assert Engine("pocket", device="cpu", threads=5).threads == 5
 
 
+def test_it_says_what_memory_it_holds(engine):
+    before = engine.memory()
+    held = np.ones(64 << 20, np.uint8)
+    assert set(before) == {"resident"} and engine.memory()["resident"] - before["resident"] > 60 << 20
+    del held
+
+
 def test_bfloat16_stays_near(engine, tiny_preset_path, text_encoder):
     """What a GPU computes in, here on the CPU: every dtype fits, and one step stays near float32's."""
     half = Engine(tiny_preset_path, device="cpu", threads=2, encoder=text_encoder)

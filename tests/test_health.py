@@ -100,12 +100,13 @@ def test_busy_is_ready_and_an_idle_engine_that_says_nothing_is_not(desk, monkeyp
     job = threading.Thread(target=lambda: list(worker.generate(Request("a cat", num_steps=4))))
     job.start()
     answers = [ready(desk) for _ in range(20)]
+    held = series(desk)['rushes_engine_memory_bytes{kind="resident"}']
     job.join()
-    assert set(answers) == {(200, None)}
+    assert set(answers) == {(200, None)} and held > 10 << 20
     monkeypatch.setattr(worker_module, "STALL_S", 3600)         # the watch would find it, too: not in this test
     process = worker._ready_child().process.pid
     os.kill(process, signal.SIGSTOP)
-    assert ready(desk) == (503, "stalled") == ready(desk)
+    assert ready(desk) == (503, "stalled") == ready(desk) and not [name for name in series(desk) if name.startswith("rushes_engine_memory")]
     os.kill(process, signal.SIGCONT)
     until(lambda: ready(desk)[0] == 200)
 
@@ -131,9 +132,9 @@ def test_jobs_are_counted_and_logged_and_nothing_private_is_in_it(desk):
     until(lambda: desk.desk.state == "ready")
     marked = "walrus marked4711"
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "preview", "arguments": {"prompt": marked, "seed": 3, "num_steps": 2}}}
-    assert marked in ask(desk.guarded, "/mcp", "POST", [*OWN, JSON], as_json(call))[2].decode()        # it did run
+    assert marked in ask(desk.guarded, "/mcp", "POST", [*OWN, JSON], as_json(call), patience_s=60)[2].decode()        # it did run
     desk.engine.error, desk.engine.fail_at = TurboError("no"), "denoise"
-    ask(desk.guarded, "/mcp", "POST", [*OWN, JSON], as_json(call | {"params": {"name": "preview", "arguments": {"prompt": marked, "seed": 4}}}))
+    ask(desk.guarded, "/mcp", "POST", [*OWN, JSON], as_json(call | {"params": {"name": "preview", "arguments": {"prompt": marked, "seed": 4}}}), patience_s=60)
     found = series(desk)
     assert found['rushes_jobs_total{kind="preview by code",outcome="done"}'] == 1 == found['rushes_jobs_total{kind="preview by code",outcome="failed"}']
     assert found['rushes_clip_seconds_count{kind="preview by code"}'] == 1 == found['rushes_step_seconds_count{kind="preview by code"}']

@@ -21,7 +21,7 @@ from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
-from turbo_engine.stats import Stopwatch, peak_memory_mib
+from turbo_engine.stats import Stopwatch, peak_memory_mib, resident_bytes
 from turbo_engine.types import MODES, Event, Mode, OnState, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport
 
@@ -105,6 +105,14 @@ class Engine:
                 "memory_plan": family.plan if family else "", "live_pauses": bool(family and family.live_pauses),
                 "patience_s": family.patience_s if family else 0.0, "loaded": family is not None,
                 "peak_memory_mib": self._peak_memory_mib()}
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held now: resident, and on a GPU gpu_allocated (by tensors), gpu_reserved (by torch for them), gpu_free (for anybody)."""
+        found = {"resident": resident_bytes()}
+        if self.device.type == "cuda":
+            found |= {"gpu_allocated": torch.cuda.memory_allocated(self.device), "gpu_reserved": torch.cuda.memory_reserved(self.device),
+                      "gpu_free": torch.cuda.mem_get_info(self.device)[0]}
+        return found
 
     @property
     def memory_plan(self) -> MemoryPlan | None:

@@ -13,7 +13,7 @@ from turbo_engine.distill.world import load_world
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
-from turbo_engine.stats import Stopwatch
+from turbo_engine.stats import Stopwatch, resident_bytes
 from turbo_engine.types import Event, OnState, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport, Vocabulary
 
@@ -53,6 +53,9 @@ class FakeEngine:
 
     def answers(self, timeout_s: float) -> bool:
         return self.loaded
+
+    def memory(self, timeout_s: float = 0.0) -> dict[str, int]:
+        return {"resident": resident_bytes()}
 
     def describe(self) -> dict:
         return {"preset": self.preset.name, "fps": self.preset.clip.fps, "device": self.device, "device_name": "no device", "precision": "none",

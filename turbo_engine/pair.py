@@ -66,6 +66,11 @@ class Pair:
     def answers(self, timeout_s: float) -> bool:
         return self._turbo.answers(timeout_s)
 
+    def memory(self, timeout_s: float) -> dict[str, int]:
+        """Both engines' together."""
+        both = [worker.memory(timeout_s) for worker in (self._turbo, self._full)]
+        return {kind: sum(one.get(kind, 0) for one in both) for kind in {**both[0], **both[1]}}
+
     def close(self) -> None:
         self._full.close()
         self._turbo.close()

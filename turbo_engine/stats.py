@@ -1,8 +1,10 @@
 """Where the time and the memory went."""
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class Stopwatch:
@@ -53,3 +55,11 @@ def peak_memory_mib() -> float | None:
         return None
     unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10          # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def resident_bytes() -> int:
+    """What this process holds of the machine's memory now; 0 where the system does not tell so."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

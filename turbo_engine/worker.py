@@ -214,18 +214,12 @@ class Worker:
         with self._changed:
             if self._working - self._pings:
                 return True
-        try:
-            number, call, _ = self._send("ask", "describe", ())
-            with self._changed:
-                self._pings.add(number)
-            try:
-                return call.next(timeout_s) is not None
-            finally:
-                with self._changed:
-                    self._calls.pop(number, None)
-                    self._pings &= self._working        # one never answered is found by `_watch`, as any other work
-        except TurboError:
-            return False
+        return self._said("describe", timeout_s) is not None
+
+    def memory(self, timeout_s: float) -> dict[str, int]:
+        """As the engine's; {} where its process does not say in time."""
+        answer = self._said("memory", timeout_s) if self.ready else None
+        return answer[1] if answer is not None and answer[0] == "answer" else {}
 
     def close(self) -> None:
         """End the process, and wait for that."""
@@ -291,6 +285,21 @@ class Worker:
         if kind == "failed":
             raise _rebuilt(*value)
         return value
+
+    def _said(self, name: str, timeout_s: float) -> tuple | None:
+        """What a quick question got in time, whatever that is. One never answered is found by `_watch`, as any other work."""
+        try:
+            number, call, _ = self._send("ask", name, ())
+            with self._changed:
+                self._pings.add(number)
+            try:
+                return call.next(timeout_s)
+            finally:
+                with self._changed:
+                    self._calls.pop(number, None)
+                    self._pings &= self._working
+        except TurboError:
+            return None
 
     def _twice(self, ask: Callable):
         try:

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 from turbo_engine.errors import TurboError
 
-QUICK = ("describe", "check_prompt")         # answered at once, beside whatever is computed
+QUICK = ("describe", "check_prompt", "memory")         # answered at once, beside whatever is computed
 LOST_DEVICE = 70                             # exit code: the device no longer answers, only a new process can use it
 
 

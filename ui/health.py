@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import threading
@@ -24,6 +23,8 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from turbo_engine.stats import resident_bytes
 
 from .live import Desk, Job
 
@@ -106,7 +107,11 @@ class Health:
         yield GaugeMetricFamily("rushes_waiting", "Jobs asked for and not begun", value=desk.waiting)
         yield GaugeMetricFamily("rushes_pages", "Pages and callers connected", value=desk.pages)
         yield GaugeMetricFamily("rushes_disk_free_bytes", "Room in the data folder", value=shutil.disk_usage(self._data_dir).free)
-        yield GaugeMetricFamily("rushes_app_memory_bytes", "Resident memory of this process, without the engine's", value=_resident_bytes())
+        yield GaugeMetricFamily("rushes_app_memory_bytes", "Resident memory of this process, without the engine's", value=resident_bytes())
+        memory = GaugeMetricFamily("rushes_engine_memory_bytes", "Of the engine: resident, and on its GPU", labels=["kind"])
+        for kind, value in desk.engine_memory(ANSWER_S).items():
+            memory.add_metric([kind], value)
+        yield memory
 
     def close(self) -> None:
         self._log.close()
@@ -135,11 +140,3 @@ def _writable(folder: Path) -> bool:
         return True
     except OSError:
         return False
-
-
-def _resident_bytes() -> int:
-    """0 where the system does not tell so."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

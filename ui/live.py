@@ -118,6 +118,10 @@ class Desk:
         """Whether the engine is there and says something in time, or is seen to work."""
         return self._engine is not None and self._engine.answers(timeout_s)
 
+    def engine_memory(self, timeout_s: float) -> dict[str, int]:
+        """As `Engine.memory`, {} where it does not say in time."""
+        return {} if self._engine is None else self._engine.memory(timeout_s)
+
     # -- what a page may do; called on the event loop ------------------------------------------------------------------
 
     def connect(self, session: Session) -> None:
