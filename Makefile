@@ -1,6 +1,7 @@
-# make run    everything a fresh clone needs, then the app
-# make test   the same, then the tests that need no GPU
-# make soak   the long counts of docs/reliability.md; MINUTES says how long five tabs work
+# make run        everything a fresh clone needs, then the app
+# make test       the same, then the tests that need no GPU
+# make test-gpu   the tests that need one
+# make soak       the long counts of docs/reliability.md; MINUTES says how long five tabs work
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 CPU := not gpu and not golden and not soak
 JOBS ?= $(shell $(BIN)/python -c "import os; print(min(4, os.cpu_count()))" 2>/dev/null || echo 2)
 
-.PHONY: setup setup-dev run test soak lint clean
+.PHONY: setup setup-dev run test test-gpu soak lint clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +26,9 @@ test: setup-dev
 	OMP_WAIT_POLICY=passive $(PYTEST) -m "$(CPU) and not clock" -n $(JOBS) --dist loadfile $(ARGS) || case $$? in 5) ;; \
 	1) echo "Once more, by themselves:"; $(PYTEST) -m "$(CPU) and not clock" --last-failed $(ARGS) ;; *) exit 1 ;; esac
 	$(PYTEST) -m "$(CPU) and clock" $(ARGS) || test $$? -eq 5
+
+test-gpu: setup-dev
+	$(PYTEST) -m "gpu and not soak" $(ARGS)
 
 soak: setup-dev
 	$(PYTEST) tests/soak --minutes $(MINUTES) $(ARGS)

@@ -1,4 +1,5 @@
 """A preset small enough for every commit: the shipped file format and every stage of the engine, with random weights."""
+import os
 import shutil
 import threading
 from dataclasses import asdict
@@ -109,11 +110,17 @@ def tiny_preset_path(tmp_path_factory) -> Path:
     return write_preset(tmp_path_factory.mktemp("presets"))
 
 
-@pytest.fixture(scope="session")
-def text_encoder():
+def open_minilm(device: str, text_len: int = 16):
+    """The installed text encoder, or the copy in the folder that TEXT_ENCODER names, as `distill.prune_text_encoder` writes it."""
     from turbo_engine.models.text_encoder import MiniLM
 
-    return MiniLM.installed(text_len=16, device="cpu", dtype=torch.float32)
+    folder = os.environ.get("TEXT_ENCODER")
+    return MiniLM.opened(Path(folder) if folder else None, text_len=text_len, device=device, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def text_encoder():
+    return open_minilm("cpu")
 
 
 @pytest.fixture(scope="session")

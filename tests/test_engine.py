@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import write_preset
+from conftest import open_minilm, write_preset
 
 import turbo_engine.engine as engine_module
 from turbo_engine.denoiser import ContextCache, Denoiser, denoised_from_velocity
@@ -446,7 +446,7 @@ def test_bfloat16_stays_near(engine, tiny_preset_path, text_encoder):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(tiny_preset_path):
-    gpu = Engine(tiny_preset_path, device="cuda").load()
+    gpu = Engine(tiny_preset_path, device="cuda", encoder=open_minilm("cuda")).load()
     for request in (TURBO, FULL):
         first, again = last(gpu, request), last(gpu, request)
         assert first.frames.tobytes() == again.frames.tobytes() and first.recipe["precision"] == "bfloat16"

@@ -4,17 +4,15 @@
 TEXT_ENCODER names a folder as `prune_text_encoder` writes it where MiniLM's wheel is not installed.
 """
 
-import os
 import random
-from pathlib import Path
 
 import pytest
 import torch
 
 from bench.random_wan import RandomWan
+from tests.conftest import open_minilm
 from turbo_engine.engine import Engine
 from turbo_engine.errors import OutOfMemory
-from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.presets import load_preset
 from turbo_engine.types import Request
 
@@ -29,9 +27,7 @@ def strained(request, tmp_path_factory):
     """The name and a loaded engine; Wan's weights are random ones of true size."""
     preset = load_preset(request.param)
     if preset.weights is not None:
-        folder = os.environ.get("TEXT_ENCODER")
-        encoder = MiniLM.opened(folder and Path(folder), text_len=preset.text.text_len, device="cuda", dtype=torch.float32)
-        engine = Engine(preset, device="cuda", encoder=encoder).load()
+        engine = Engine(preset, device="cuda", encoder=open_minilm("cuda", preset.text.text_len)).load()
     else:
         engine = Engine(preset, device="cuda", weights=RandomWan(preset, tmp_path_factory.mktemp("wan"), full=False)).load()
     yield request.param, engine
