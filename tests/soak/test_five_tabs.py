@@ -1,5 +1,6 @@
 """Five tabs at the real app, with pocket, for as long as --minutes says: nothing grows and nothing is lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -19,16 +20,16 @@ SETTLE = 0.2            # the first share of the time, in which memory is still 
 
 
 def measure(pid: int) -> dict[str, int]:
-    """Of a process and its children: resident KiB, open files, threads."""
-    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    """Of a process and its children: resident KiB, open files, threads. Those that end meanwhile are not counted."""
+    pids, found = {pid}, {"rss_kib": 0, "fds": 0, "threads": 0}
     for task in os.listdir(f"/proc/{pid}/task"):
-        pids += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-    found = {"rss_kib": 0, "fds": 0, "threads": 0}
-    for one in set(pids):
-        status = Path(f"/proc/{one}/status").read_text()
-        found["rss_kib"] += int(re.search(r"VmRSS:\s+(\d+)", status)[1])
-        found["threads"] += int(re.search(r"Threads:\s+(\d+)", status)[1])
-        found["fds"] += len(os.listdir(f"/proc/{one}/fd"))
+        with contextlib.suppress(OSError):
+            pids |= set(map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()))
+    for one in pids:
+        with contextlib.suppress(OSError, TypeError):                # TypeError: it ended, and holds no memory any more
+            status, fds = Path(f"/proc/{one}/status").read_text(), len(os.listdir(f"/proc/{one}/fd"))
+            rss, threads = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads"))
+            found = {"rss_kib": found["rss_kib"] + rss, "fds": found["fds"] + fds, "threads": found["threads"] + threads}
     return found
 
 
