@@ -21,8 +21,13 @@ def test_tables_are_those_of_the_committed_results():
 
 def test_techniques_on_trained_weights_are_those_of_the_committed_result():
     text = (ROOT / "docs" / "performance.md").read_text()
-    for row in json.loads((ROOT / "bench" / "results" / "techniques-pocket.json").read_text())["rows"]:
-        assert f"| {row['name']} | {row['psnr_db']:.1f} | {row['ssim']:.4f} | {row['worst_ssim']:.4f} |" in text
+    columns = (("psnr_db", ".1f"), ("ssim", ".4f"), ("worst_ssim", ".4f"), ("feature_distance", ".4f"))
+    rows = json.loads((ROOT / "bench" / "results" / "techniques-pocket.json").read_text())["rows"]
+    for row in rows:
+        cells = [format(row[name], style) if name in row else "" for name, style in columns]
+        cells.append("" if row["steps_s"] is None else f"{row['steps_s']:.2f} s")
+        assert "|" + "".join(f" {cell} |" if cell else " |" for cell in (row["name"], *cells)) in text
+    assert all(row[question] == 1 for row in rows for question in ("subject", "scene", "motion", "camera"))
 
 
 def test_results_are_sound():
