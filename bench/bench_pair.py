@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(report: Report, preset: Preset, args) -> dict:
     """Rows of turbo clips alone and beside a render, of the render alone and beside them."""
-    frames, prompts = args.frames or preset.clip.num_frames, iter(range(10_000))
+    frames, seeds = args.frames or preset.clip.num_frames, count()
     with tempfile.TemporaryDirectory() as turbo, tempfile.TemporaryDirectory() as full:
         workers = [Worker(preset, factory="bench.bench_pair:random_engine", options={"device": device, "modes": [mode], "folder": folder})
                    for mode, device, folder in zip(("turbo", "full"), args.devices, (turbo, full))]
@@ -57,13 +58,13 @@ def measure(report: Report, preset: Preset, args) -> dict:
             pair.load(lambda state, line: print(f"  {state} {line}", flush=True))
 
             def turbo_s() -> float:
-                seed, start = next(prompts), time.perf_counter()
+                seed, start = next(seeds), time.perf_counter()
                 _result_of(pair.generate(Request(PROMPT, seed, num_frames=frames, preview_steps=())))
                 return time.perf_counter() - start
 
             def render(give_way=None) -> tuple[Result, float]:
                 start = time.perf_counter()
-                request = Request(PROMPT, next(prompts), "full", num_frames=frames, num_steps=args.steps, preview_steps=())
+                request = Request(PROMPT, next(seeds), "full", num_frames=frames, num_steps=args.steps, preview_steps=())
                 return _result_of(pair.generate(request, give_way=give_way)), time.perf_counter() - start
 
             turbo_s(), render()                                  # the first of each waits for its networks

@@ -4,13 +4,12 @@
 
 rCM's row is the student in 4 steps against the teacher in 50 with guidance; all below are the student against itself. PSNR, SSIM and
 the probe's feature distance are means over clips; "another seed" says how far two clips of one prompt lie apart. On a CPU the roundings
-are the kernels' own by their torch meaning, which is slow, so only what the app runs there is timed. `steps_s`: a clip's denoising
-steps, the median, as one CUDA graph a step on a GPU but for the plain networks. The last line is JSON.
+are the kernels' own by their torch meaning, which is slow, so only what the app runs there is timed. `steps_s`: a clip's text and
+denoising steps, the median, as one CUDA graph a step on a GPU but for the plain networks. The last line is JSON.
 """
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
+from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts
 from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention
 from turbo_engine.compare import psnr, ssim
@@ -34,6 +34,7 @@ from turbo_engine.presets import SparseSettings
 from turbo_engine.weights import fill
 
 BATCH = 8
+BUDGET_S = 5.0               # of timing a row, three calls in any case
 
 
 class Sage(nn.Module):
@@ -115,18 +116,6 @@ class Judge:
         return row
 
 
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """The median of ten after two, or of three where one takes seconds."""
-    times: list[float] = []
-    while len(times) < (5 if sum(times) > 10 else 12):
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[2:]))
-
-
 def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
     device, sampler, steps = studio.run.device, studio.preset.turbo.sampler, studio.preset.turbo.num_steps
     _, frames, height, width = studio.preset.latent_shape(studio.preset.clip.num_frames, studio.preset.clip.height, studio.preset.clip.width)
@@ -141,7 +130,10 @@ def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
         return studio.teacher(prompts, seeds, studio.preset.full.num_steps)
 
     def add(name: str, clips, truth, make=None) -> None:
-        taken = make and seconds_of(lambda: make(judge.prompts[:1], [0]), device)
+        taken = None
+        if make is not None:
+            make(judge.prompts[:1], [0])                         # compiles, measures, records
+            taken = float(np.median(seconds_of(lambda: make(judge.prompts[:1], [0]), device, 3, BUDGET_S)))
         report.rows.append(judge.row(name, clips, truth, taken))
         print(report.rows[-1], flush=True)
 

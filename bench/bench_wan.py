@@ -28,7 +28,7 @@ from turbo_engine.media import encode_jpeg
 from turbo_engine.plan import GIB
 from turbo_engine.presets import load_preset
 from turbo_engine.resolve import parse_size
-from turbo_engine.types import Progress, Request, Result
+from turbo_engine.types import MODES, Progress, Request, Result
 
 PROMPTS = ("a lighthouse in a storm, waves against the rocks", "a fox in the snow, it looks up and runs into the woods",
            "a street at night in the rain, neon signs in the puddles", "a hot-air balloon over hills in the morning haze")
@@ -90,9 +90,9 @@ def every_plan(args, argv: list[str]) -> int:
 def measure(report: Report, preset, args, folder: Path, more: dict) -> None:
     """Load, then every request; rows as they come. more: filled with what the JSON says of the engine."""
     start = time.perf_counter()
-    weights = RandomWan(preset, folder, full="full" in args.mode, quant=args.quant)
+    weights = RandomWan(preset, folder, quant=args.quant)
     try:
-        engine = Engine(preset, device=args.device, weights=weights).load(lambda state, line: print(f"  {line}", flush=True))
+        engine = Engine(preset, device=args.device, weights=weights, modes=MODES if "full" in args.mode else ("turbo",)).load(lambda state, line: print(f"  {line}", flush=True))
     except TurboError as error:                                  # a plan that refuses is a result, too
         more["refused"] = str(error)
         print(f"refused: {error}", flush=True)

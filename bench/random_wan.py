@@ -8,6 +8,7 @@ from torch import Tensor
 
 from turbo_engine.parts import network_names, tiny_numbers
 from turbo_engine.presets import Preset
+from turbo_engine.types import MODES
 from turbo_engine.weights.architecture import BLOCK, Numbers, is_block_linear, is_norm, shapes_of_numbers
 
 Pairs = Iterator[tuple[str, Tensor]]
@@ -18,10 +19,9 @@ class RandomWan:
 
     prompts = None
 
-    def __init__(self, preset: Preset, folder: Path, *, full: bool = True, quant: bool = False):
+    def __init__(self, preset: Preset, folder: Path, *, quant: bool = False):
         self._preset, self._quant = preset, quant
-        modes = ("turbo", "full") if full else ("turbo",)
-        self.networks = tuple(name for mode in modes for name in network_names(preset, mode))
+        self.networks = tuple(name for mode in MODES for name in network_names(preset, mode))
         self.packed = frozenset(name for name in self.networks if quant and name.startswith("turbo"))
         self.has_tiny = preset.tiny_vae is not None
         self.named = dict.fromkeys((*self.networks, "vae", "text encoder", *(["tiny vae"] if self.has_tiny else [])), "random numbers")

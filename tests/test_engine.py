@@ -183,6 +183,7 @@ def test_one_job_at_a_time(engine, calls):
     thread.join()
 
 
+@pytest.mark.clock
 def test_a_job_that_gives_way_makes_the_same_clip_bit_for_bit(engine, calls):
     """Another job runs inside it, between two blocks of a step and of the decoder; its own times leave that out."""
     alone, made = last(engine, FULL), len(calls)

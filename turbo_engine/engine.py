@@ -161,8 +161,7 @@ class Engine:
                     raise
             finally:
                 self._give_way = None
-        with self._lock:                                       # out of the handler: the error held the job's tensors
-            self._family.make_room()
+            self._family.make_room()                           # out of the handler: the error held the job's tensors
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         raise OutOfMemory(f"memory: expected room for {plan.width}x{plan.height}, {plan.num_frames} frames, found too little on "

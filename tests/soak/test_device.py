@@ -29,7 +29,7 @@ def strained(request, tmp_path_factory):
     if preset.weights is not None:
         engine = Engine(preset, device="cuda", encoder=open_minilm("cuda", preset.text.text_len)).load()
     else:
-        engine = Engine(preset, device="cuda", weights=RandomWan(preset, tmp_path_factory.mktemp("wan"), full=False)).load()
+        engine = Engine(preset, device="cuda", weights=RandomWan(preset, tmp_path_factory.mktemp("wan")), modes=["turbo"]).load()
     yield request.param, engine
     engine.close()
     torch.cuda.empty_cache()

@@ -28,7 +28,7 @@ from turbo_engine.picture import cover, read_picture
 from turbo_engine.plan import ALL_STAYS, MemoryPlan, check_host, choose, host_free
 from turbo_engine.presets import Preset
 from turbo_engine.recent import Recent
-from turbo_engine.types import MODES, Mode, Request
+from turbo_engine.types import Mode, Request
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import assign
 from turbo_engine.weights.architecture import is_block_linear
@@ -42,12 +42,12 @@ class Wan:
 
     def __init__(self, preset: Preset, weights: WanWeights, device: torch.device, dtype: torch.dtype, *,
                  modes: tuple[Mode, ...], between_blocks: Callable[..., None], alive: Callable[[], None]):
-        self.preset, self.device, self.dtype, self._weights, self._modes = preset, device, dtype, weights, modes
+        self.preset, self.device, self.dtype, self._weights = preset, device, dtype, weights
         self._between = between_blocks
-        self._names = tuple(name for mode in modes for name in network_names(preset, mode) if name in weights.networks)
-        if not self._names:
+        self._modes = tuple(mode for mode in modes if network_names(preset, mode)[0] in weights.networks)
+        if not self._modes:
             raise WeightsError(f"{preset.name}: expected the {modes[0]} network, found none beside the {weights.networks[0]} one; add its weights")
-        self.memory = _plan(preset, weights, self._names, device)
+        self.memory = _plan(preset, weights, self._modes, device)
         self.plan, self.weights = self.memory.line, dict(weights.named)
         self.method = "rCM, by TurboDiffusion"
         self.patience_s = PATIENCE_S[device.type]
@@ -86,7 +86,8 @@ class Wan:
     @property
     def live_pauses(self) -> bool:
         """Whether turbo and full do not fit together: no preview can be made while a full render is under way."""
-        return self.memory.networks < len(self._names) and len({name.partition(" ")[0] for name in self._names}) == 2
+        names = [name for mode in self._modes for name in network_names(self.preset, mode)]
+        return len(self._modes) == 2 and self.memory.networks < len(names)
 
     def _let_go(self) -> None:
         self._networks.clear()
@@ -138,7 +139,7 @@ class Wan:
     # -- work ----------------------------------------------------------------------------------------------------------
 
     def denoiser(self, request: Request) -> CountingDenoise:
-        if network_names(self.preset, request.mode)[0] not in self._names:
+        if request.mode not in self._modes:
             raise RequestError("mode: expected turbo, as the full network was not found beside the turbo one, got full; add its weights")
         self._read_prompts(request)                            # before any network is at hand: it may have to make room
         condition = self._start(request) if self.preset.takes_image else None
@@ -222,14 +223,13 @@ def _empty(kind: type, config) -> nn.Module:
         return kind(config)
 
 
-def _plan(preset: Preset, weights: WanWeights, names: tuple[str, ...], device: torch.device) -> MemoryPlan:
-    """For the networks named. Raises: TurboError where device or host have too little."""
-    gpu, modes = device.type == "cuda", tuple(mode for mode in MODES if any(name.startswith(mode) for name in names))
-    plan = ALL_STAYS
+def _plan(preset: Preset, weights: WanWeights, modes: tuple[Mode, ...], device: torch.device) -> MemoryPlan:
+    """For the networks of these modes. Raises: TurboError where device or host have too little."""
+    gpu, plan = device.type == "cuda", ALL_STAYS
     if gpu:
         free, whole = torch.cuda.mem_get_info(device)
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * whole)      # where someone set a limit
-        packed = frozenset(mode for mode in modes if all(name in weights.packed for name in names if name.startswith(mode)))
+        packed = frozenset(mode for mode in modes if weights.packed.issuperset(network_names(preset, mode)))
         plan = choose(preset, min(free, allowed), packed=packed, modes=modes)
     check_host(preset, plan, gpu=gpu, modes=modes, free=host_free())
     return plan

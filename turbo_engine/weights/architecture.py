@@ -64,19 +64,16 @@ MODELS: dict[str, Numbers] = {
 
 def shapes_of_numbers(numbers: Numbers, *, sla: bool = False) -> Shapes:
     """Our key -> shape of every tensor. sla: with `proj_l`, which only a DiT has."""
-    tensors = _TENSORS[type(numbers)](numbers)
-    shapes = dict(tensors)
-    if sla:
-        d = numbers.head_dim
-        for n in range(numbers.num_layers):
-            shapes |= {f"blocks.{n}.{PROJ_L}.weight": (d, d), f"blocks.{n}.{PROJ_L}.bias": (d,)}
-    return shapes
+    shapes = dict(_TENSORS[type(numbers)](numbers))
+    return shapes | projection_shapes(numbers) if sla else shapes
 
 
 def projection_shapes(numbers: Numbers) -> Shapes:
     """Of the tensors that a DiT has for sparse-linear attention alone."""
-    dense = shapes_of_numbers(numbers)
-    return {key: shape for key, shape in shapes_of_numbers(numbers, sla=True).items() if key not in dense}
+    d, shapes = numbers.head_dim, {}
+    for n in range(numbers.num_layers):
+        shapes |= {f"blocks.{n}.{PROJ_L}.weight": (d, d), f"blocks.{n}.{PROJ_L}.bias": (d,)}
+    return shapes
 
 
 def elements(numbers: Numbers, *, sla: bool = False) -> int:
