@@ -67,12 +67,11 @@ def test_shortages_of_memory(strained, row):
     bare = in_use()
     torch.cuda.reset_peak_memory_stats()
     clip_of(engine, frames=frames)
-    need = torch.cuda.max_memory_reserved() - bare
+    need = torch.cuda.max_memory_allocated() - bare
     clip_of(engine)
     for number in range(30):
         engine._family.make_room()
-        in_use()
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + chance.uniform(0, 0.9) * need) / whole)
+        torch.cuda.set_per_process_memory_fraction((in_use() + chance.uniform(0, 0.9) * need) / whole)
         try:
             with pytest.raises(OutOfMemory):
                 clip_of(engine, PROMPTS[number % 4], number, frames)

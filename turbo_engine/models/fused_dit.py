@@ -4,6 +4,7 @@
 before it and the modulation after it, layers in 8 bits are handed rows that are 8-bit already, and what depends on the
 time alone is kept by time. `GraphedDiT` records it as one CUDA graph per shape.
 """
+import functools
 from typing import NamedTuple
 
 import torch
@@ -186,7 +187,7 @@ class _Recorded:
         self._latent, self._condition = latent.clone(), None if condition is None else condition.clone()
         self._tables = Tables(*(t.clone() for t in tables))
         arguments = self._latent, self._tables, context, self._condition
-        stream = torch.cuda.Stream()
+        stream = _first_stream(latent.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):                           # what is compiled or measured at first use is not recorded
             for _ in range(2):
@@ -203,6 +204,12 @@ class _Recorded:
             self._condition.copy_(condition)
         self._graph.replay()
         return self._velocity.clone()
+
+
+@functools.cache
+def _first_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps 32 MiB for every stream that it ever ran on."""
+    return torch.cuda.Stream(device)
 
 
 def _format(layer: nn.Module) -> str | None:
