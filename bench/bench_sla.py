@@ -1,14 +1,12 @@
 """Sparse-linear attention on this GPU: right first, then how fast, against the best dense and block-sparse attention in the same run.
 
-    python -m bench.bench_sla [--quick]
+    python -m bench.bench_sla [--quick] [--only REGEX] [--out FILE]
 
 Share: TFLOP/s of the sparse kernel on the blocks it keeps, over cuDNN's dense TFLOP/s on the same tensors. Each part is tried on its
 own: one that fails prints its error, is listed under "errors" in the JSON, and the rest goes on. The last line of stdout is that JSON.
 """
 import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -195,13 +193,14 @@ def time_pocket(report: Report) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one length, one density, fewer checks, short timings")
-    parser.add_argument("--out", type=Path, help="also write the last line's JSON here")
+    parser.add_argument("--only", default="", help="parts whose name matches this expression")
+    parser.add_argument("--out", help="write the JSON to this file too")
     args = parser.parse_args()
     quick = args.quick
     if not torch.cuda.is_available():
         print("bench_sla.py needs a CUDA device", file=sys.stderr)
         return 2
-    report = Report("sla", quick, dict(**gpu_facts(), dtype="bfloat16", heads=HEADS, head_dim=HEAD_DIM))
+    report = Report("sla", quick, dict(**gpu_facts(), dtype="bfloat16", heads=HEADS, head_dim=HEAD_DIM), args.only)
     ways = (True, False) if torch.cuda.get_device_capability() >= (9, 0) else (False,)
     lengths, densities = (LENGTHS[1:2], (0.10,)) if quick else (LENGTHS, (0.10, 0.15))
 
@@ -226,13 +225,7 @@ def main() -> int:
         report.part(f"flex 128x64 {length}", time_flex, length, 0.1, 128, 64, BLOCK_M=128, BLOCK_N=64)
     report.part("training", time_training, LENGTHS[0], 64, 64)
     report.part("training", time_training, LENGTHS[0], 128, 64)
-
-    wrong = [name for name, check in report.checks.items() if not check["ok"]]
-    result = dict(**report.facts, ok=not wrong and bool(report.checks), wrong=wrong, errors=report.errors, checks=report.checks, rows=report.rows)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result), flush=True)
-    return 1 if wrong or not report.checks else 0
+    return report.finish(args.out)
 
 
 if __name__ == "__main__":

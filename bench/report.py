@@ -1,5 +1,6 @@
 """Rows and checks of a kernel's bench: printed as they come, one JSON object last."""
 import json
+import re
 import time
 import traceback
 from pathlib import Path
@@ -32,14 +33,17 @@ def relative_error(x: Tensor, truth: Tensor) -> float:
 
 
 class Report:
-    """What was measured; a part that raises is noted and passed over."""
+    """What was measured; a part that raises is noted and passed over, as is one whose name does not match `only`."""
 
-    def __init__(self, bench: str, quick: bool, facts: dict):
+    def __init__(self, bench: str, quick: bool, facts: dict, only: str = ""):
         self.facts = dict(bench=bench, **machine.facts(), **facts, quick=quick)
+        self._only = re.compile(only)
         self.rows, self.checks, self.errors, self.quick = [], {}, [], quick
         print(json.dumps(self.facts), flush=True)
 
     def part(self, name: str, run, *args, **options):
+        if not self._only.search(name):
+            return None
         try:
             return run(self, *args, **options)
         except Exception as error:          # out of memory, a backend this torch lacks, a kernel that does not compile
