@@ -40,11 +40,11 @@ def paint(density: int) -> Painting:
         _broadleaf(near, rng, x, 0.30, 1.45, ("d8541c", "e8842c", "b83a18", "f09a30"), "5a3424")
     soil = ground(density, "8a4a20", "b8692c", "d89448", 0.12, 9)
     leaves = random.Random(4)
-    for _ in range(620):
+    for _ in range(360):
         depth = leaves.uniform(0.36, 1.0) ** -1.9
         y, x = HORIZON + (GROUND - HORIZON) / depth, leaves.uniform(-WIDE, WIDE)
-        r = 0.030 / depth * leaves.uniform(0.7, 1.3)
-        if y < 1.35 and r > 0.004:
+        r = 0.042 / depth * leaves.uniform(0.7, 1.3)
+        if y < 1.35 and r > 0.012:
             turn = leaves.uniform(0, math.pi)
             tips = [
                 (x + r * math.cos(turn + a) * w, y + 0.42 * r * math.sin(turn + a) * w)

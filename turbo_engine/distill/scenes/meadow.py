@@ -35,10 +35,10 @@ def paint(density: int) -> Painting:
     grass = ground(density, "3f9a3a", "62b848", "86cc5e", 0.09, 4)
     blades = 0.5 * ground_noise(grass, 9, 7, 0.25) + 0.4 * ground_noise(grass, 22, 8, 0.2)
     grass.shade(1 + 0.13 * blades * smooth(HORIZON, 0.3, grass.y))
-    for _ in range(260):  # flowers, in true perspective
-        depth = rng.uniform(0.36, 1.0) ** -1.6
+    for _ in range(100):  # flowers, in true perspective; none so far off that it would be a speck
+        depth = rng.uniform(0.58, 1.0) ** -1.6
         y = HORIZON + (GROUND - HORIZON) / depth
-        x, r = rng.uniform(-WIDE, WIDE), 0.017 / depth
+        x, r = rng.uniform(-WIDE, WIDE), 0.026 / depth
         if y < 1.35:
             colour = linear(rng.choice(("ffffff", "ffe066", "ff8fc0", "ffffff", "ffb347")))
             grass.over(colour, grass.disc(x, y, r) * min(1.0, r / grass.pixel))
@@ -52,7 +52,7 @@ def paint(density: int) -> Painting:
             Layer(grass.texture(), plane=True),
             haze(density, "d4f0c8", 0.16, 0.04),
         ),
-        sheets=(Sheet(sheet(density, "flake", 12, 0.010, 6, ("ffffff", "fff3b0")), 0.9, (0.16, -0.05), 0.05),),
+        sheets=(Sheet(sheet(density, "flake", 7, 0.016, 6, ("ffffff", "fff3b0"), 0.7), 0.9, (0.16, -0.05), 0.05),),
         light=(1.04, 1.02, 0.95),
         shadow=(0.22, 0.34, 0.26),
         shadow_x=0.10,

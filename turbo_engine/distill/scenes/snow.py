@@ -15,7 +15,7 @@ def paint(density: int) -> Painting:
     rng = random.Random(9)
     sky = Canvas(density)
     sky.sky([(-1.3, "050b2c"), (-0.6, "0e2258"), (-0.1, "27508f"), (HORIZON, "5f8fc4")])
-    stars(sky, rng, 420, 0.05)
+    stars(sky, rng, 220, 0.05, 0.7)
     sky.add(linear("cfe0ff"), 0.40 * sky.glow(-0.58, -0.64, 0.15))
     moon = sky.disc(-0.58, -0.64, 0.115)
     sky.over(linear("f6f3e4") * (1 - 0.08 * np.clip(fractal(sky.x * 8, sky.y * 8, 2, 3), -1, 1.5))[..., None], moon)
@@ -29,9 +29,9 @@ def paint(density: int) -> Painting:
     fog = (0.85 * smooth(-0.15, HORIZON, peaks.y))[..., None]
     peaks.over((rock * (1 - line) + cap * line) * (1 - fog) + linear("6f9bcc") * fog, cover)
     woods = Canvas(density)
-    for i in range(58):
-        x = -WIDE + 2 * WIDE * (i + rng.random()) / 58
-        _conifer(woods, x, HORIZON + rng.uniform(0.0, 0.03), rng.uniform(0.13, 0.24), "1f4464", "8fb0de")
+    for i in range(44):                                        # far off: dark shapes in the mist, no snow on them
+        x = -WIDE + 2 * WIDE * (i + rng.random()) / 44
+        _conifer(woods, x, HORIZON + rng.uniform(0.0, 0.03), rng.uniform(0.15, 0.26), "33597f", None)
     near = Canvas(density)
     for x, foot, tall in (
         (-1.75, 0.26, 0.62),
@@ -57,8 +57,8 @@ def paint(density: int) -> Painting:
             Layer(near.texture(), 0.42, 0.95),
         ),
         sheets=(
-            Sheet(sheet(density, "flake", 46, 0.010, 1), 0.5, (0.03, 0.24), 0.03),
-            Sheet(sheet(density, "flake", 22, 0.019, 2), 0.9, (-0.05, 0.40), 0.04),
+            Sheet(sheet(density, "flake", 24, 0.015, 1, opacity=0.6), 0.5, (0.03, 0.20), 0.03),
+            Sheet(sheet(density, "flake", 12, 0.026, 2, opacity=0.7), 0.9, (-0.05, 0.32), 0.04),
         ),
         light=(0.86, 0.94, 1.10),
         shadow=(0.30, 0.36, 0.50),
@@ -80,8 +80,8 @@ def _conifer(canvas: Canvas, x: float, foot: float, tall: float, leaf: str, snow
             ]
         ),
     )
-    for k in range(4):
-        low, top, w = foot - tall * (0.12 + 0.19 * k), foot - tall * (0.50 + 0.17 * k), half * (1 - 0.21 * k)
+    for k in range(3):
+        low, top, w = foot - tall * (0.12 + 0.25 * k), foot - tall * (0.52 + 0.24 * k), half * (1 - 0.26 * k)
         cone = canvas.polygon(
             [
                 (x - w, low),

@@ -21,7 +21,7 @@ def paint(density: int) -> Painting:
     sky.add(linear("c23cc8"), 0.60 * smooth(-0.1, 2.2, cloud) * dust)
     sky.add(linear("2f7fe8"), 0.60 * smooth(0.0, 2.2, second) * dust)
     sky.add(linear("ff9a70"), 0.50 * smooth(1.1, 2.6, cloud) * dust)
-    stars(sky, rng, 900, 9.0, 1.1)
+    stars(sky, rng, 420, 9.0, 0.9)
     giant = Canvas(density)
     _ringed_planet(giant, 0.60, -0.52, 0.27)
     small = Canvas(density)
@@ -37,7 +37,7 @@ def paint(density: int) -> Painting:
             Layer(giant.texture(), 0.50, 0.7),
             Layer(limb.texture(), 0.65, 0.8),
         ),
-        sheets=(Sheet(sheet(density, "spark", 16, 0.008, 8, ("ffffff", "bfe0ff")), 1.0, (-0.10, 0.02)),),
+        sheets=(Sheet(sheet(density, "spark", 8, 0.014, 8, ("ffffff", "bfe0ff"), 0.6), 1.0, (-0.10, 0.02)),),
         light=(1.0, 0.97, 1.06),
         shadow=(0.5, 0.5, 0.5),
     )
@@ -57,7 +57,7 @@ def _ringed_planet(canvas: Canvas, cx: float, cy: float, radius: float) -> None:
     ring = np.hypot(tilt_x, tilt_y * 3.9)
     edge = canvas.pixel / radius * 2
     cover = smooth(1.32 - edge, 1.32 + edge, ring) * smooth(2.15 + edge, 2.15 - edge, ring)
-    cover = cover * (0.72 + 0.28 * np.sin(ring * 42)) * (1 - 0.8 * smooth(0.02, 0.0, np.abs(ring - 1.8) - 0.03))
+    cover = cover * (0.84 + 0.16 * np.sin(ring * 24)) * (1 - 0.8 * smooth(0.02, 0.0, np.abs(ring - 1.8) - 0.03))
     front = np.maximum(tilt_y > 0, d2 > 1).astype(np.float32)
     canvas.over(linear("ffdfb0") * 0.95, 0.85 * cover * front)
 

@@ -76,7 +76,7 @@ def paint(density: int) -> Painting:
     cracks = Canvas(density)
     glow, core = _cracks(cracks)
     cracks.add(linear("ff4a10"), 0.45 * glow)
-    cracks.over(linear("ffa030") * 1.5, core)
+    cracks.over(linear("ffa030") * 1.2, core)
     return Painting(
         layers=(
             Layer(sky.texture(), 0.05, 0.35),
@@ -89,8 +89,8 @@ def paint(density: int) -> Painting:
             Layer(crags.texture(), 0.6, 0.95),
         ),
         sheets=(
-            Sheet(sheet(density, "spark", 18, 0.009, 11, ("ffa040", "ff6a20")), 0.5, (0.06, -0.30), 0.05),
-            Sheet(sheet(density, "spark", 9, 0.014, 12, ("ffc060", "ff7a28")), 0.9, (0.10, -0.5), 0.07),
+            Sheet(sheet(density, "spark", 11, 0.014, 11, ("ffa040", "ff6a20"), 0.6), 0.5, (0.06, -0.26), 0.05),
+            Sheet(sheet(density, "spark", 6, 0.020, 12, ("ffc060", "ff7a28"), 0.7), 0.9, (0.10, -0.4), 0.07),
         ),
         light=(1.10, 0.88, 0.80),
         shadow=(0.18, 0.15, 0.18),
@@ -101,7 +101,7 @@ def paint(density: int) -> Painting:
 def _cracks(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     """Glowing cracks between cooled plates: borders of a Voronoi pattern on the ground. Returns glow and core, [h, w]."""
     depth = ground_depth(canvas)
-    u, v = canvas.x * depth * 1.25, depth * 2.1
+    u, v = canvas.x * depth * 0.95, depth * 1.5
     u = u + 0.25 * noise(u * 2, v * 2, 4)
     v = v + 0.25 * noise(u * 2, v * 2, 5)
     first, second = np.full_like(u, 9.0), np.full_like(u, 9.0)
@@ -114,6 +114,6 @@ def _cracks(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
             second = np.minimum(second, np.maximum(first, d))
             first = np.minimum(first, d)
     gap = second - first
-    near = smooth(HORIZON + 0.03, HORIZON + 0.16, canvas.y) * canvas.below(np.float32(HORIZON))
+    near = smooth(HORIZON + 0.06, HORIZON + 0.34, canvas.y) * canvas.below(np.float32(HORIZON))
     blur = 0.02 + 3.2 * depth**2 * canvas.pixel
     return near * np.exp(-gap / 0.08), near * smooth(0.035 + blur, 0.012, gap) * np.minimum(1, 0.08 / blur)
