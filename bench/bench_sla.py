@@ -124,7 +124,7 @@ def time_sparse(report: Report, length: int, density: float, block_q: int, block
                     row["share_of_cudnn"] = round(flop / ms / (4 * HEADS * length ** 2 * HEAD_DIM / cudnn_ms), 3)
                     row["times_faster_than_cudnn"] = round(cudnn_ms / ms, 2)
                 print(f"    share of cuDNN's rate {row.get('share_of_cudnn')}, {best}", flush=True)
-            report.part(f"{label} {facts} tma={tma}", timed)
+            report.part(f"sparse {length} {density} {block_q}x{block_k}: {label}, tma={tma}", timed)
     one = q.numel() * q.element_size()
     report.time("pass over q: means", lambda: launch._block_means(q, block_q), moved=one, **facts)
     report.time("pass over k, v: means and summary", lambda: launch._summarise_keys(k, v, weight, block_k), moved=2 * one, **facts)

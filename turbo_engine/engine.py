@@ -229,11 +229,13 @@ class Engine:
     @torch.inference_mode()
     def _to_frames(self, latent: Tensor, *, fast: bool) -> np.ndarray:
         """[1, C, T', H', W'] -> uint8 [T, H, W, 3]."""
-        parts = []
+        parts, finite = [], []
         for video in self._family.decode(latent, fast=fast):                            # [1, 3, t, H, W] in [0, 1]
-            _require_finite(video, "decoding")
-            parts.append((video[0] * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy())
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            finite.append(torch.isfinite(video).all())
+            parts.append((video[0] * 255).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous())
+        if not torch.stack(finite).all():                      # asked once: each answer waits for the device
+            raise _not_finite("decoding")
+        return torch.cat(parts).cpu().numpy()
 
     def _sync(self) -> None:
         if self.device.type == "cuda":
@@ -281,8 +283,11 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
 def _require_finite(tensor: Tensor, where: str) -> None:
     if not torch.isfinite(tensor).all():
-        raise TurboError(f"output: expected finite numbers, found NaN or infinity after {where}; try another seed, or restore "
-                         "the weights if it stays")
+        raise _not_finite(where)
+
+
+def _not_finite(where: str) -> TurboError:
+    return TurboError(f"output: expected finite numbers, found NaN or infinity after {where}; try another seed, or restore the weights if it stays")
 
 
 def _require_picture(frames: np.ndarray) -> None:

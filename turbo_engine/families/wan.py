@@ -35,6 +35,7 @@ from turbo_engine.weights.architecture import is_block_linear
 
 PATIENCE_S = {"cuda": 180.0, "cpu": 1800.0}        # of a step of 14B at 720p on a slow card; of a block of it on a CPU
 PROMPTS_KEPT = 64            # token states in host memory, 4 to 8 MB each
+TINY_CHUNK = 3               # latent frames; 480p of them take 3 GiB, and 12 % less time than one by one
 
 
 class Wan:
@@ -175,7 +176,7 @@ class Wan:
     @torch.inference_mode()
     def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:
         if fast and self._tiny is not None:
-            parts = self._tiny.decode_chunks(latent)
+            parts = self._tiny.decode_chunks(latent, chunk=TINY_CHUNK if self.memory.tile is None else 1)
         else:
             parts = self._vae.decode_chunks(latent, tile=self.memory.tile)
         for part in parts:

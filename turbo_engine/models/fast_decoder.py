@@ -70,16 +70,18 @@ def speed_up_decoder(vae: WanVAE, backend: str = "auto") -> None:
 
 
 class FastTiny:
-    """`TinyVAE._decode` channels last, biases, ReLUs and residuals inside cuDNN's convolutions."""
+    """`TinyVAE._decode` channels last, biases, ReLUs and residuals inside cuDNN's convolutions, its last level before pixels are doubled."""
 
     def __init__(self, tiny: TinyVAE, backend: str = "auto"):
         self.tiny, self.backend = channels_last(tiny), backend
+        *self._layers, grow, _, conv, _, head = tiny.layers
+        self._last = LastLevel(grow, conv, head)
 
     def __call__(self, x: Tensor, history: TinyHistory) -> Tensor:
         """x [B, T, C, H, W]; frames are a batch on the way, [B * T, C, H, W]."""
         batch = len(x)
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        for layer in self.tiny.layers:
+        for layer in self._layers:
             if isinstance(layer, MemoryBlock):
                 x = _remember(layer, x.unflatten(0, (batch, -1)), history)
             elif isinstance(layer, Grow):
@@ -90,7 +92,42 @@ class FastTiny:
                 x = kernels.double_pixels(x.transpose(0, 1)[None], backend=self.backend)[0].transpose(0, 1)
             else:
                 x = layer(x)
-        return x.unflatten(0, (batch, -1))
+        return self._last(x).unflatten(0, (batch, -1))
+
+
+class LastLevel:
+    """Growth, doubling, convolution, ReLU and the last convolution on a quarter of the pixels.
+
+    A 3 x 3 convolution on doubled pixels sees at most 3 x 3 of the pixels that they were, so it is one on those with four outputs, one a
+    place among the four that a pixel becomes; the growth before it is a product of weights. The last convolution then reads four places of 3 x 3
+    pixels and writes four. What is as large as the frame is its three colours alone.
+    """
+
+    def __init__(self, grow: Grow, conv: nn.Conv2d, head: nn.Conv2d):
+        taps = conv.weight.float()                             # [N, C, 3, 3]
+        places = taps.new_zeros(2, 2, len(taps), *taps.shape[1:])
+        reads = head.weight.new_zeros(2, 2, len(head.weight), 2, 2, *head.weight.shape[1:])
+        for a in range(2):
+            for b in range(2):
+                for i in range(3):
+                    for j in range(3):
+                        (y, up), (x, left) = divmod(a + i - 1, 2), divmod(b + j - 1, 2)       # pixel and place among its four
+                        places[a, b, :, :, y + 1, x + 1] += taps[:, :, i, j]
+                        reads[a, b, :, up, left, :, y + 1, x + 1] += head.weight[:, :, i, j]
+        frames = grow.conv.weight.float()[:, :, 0, 0].unflatten(0, (grow.frames, -1))          # [F, C, C before]
+        form = dict(memory_format=torch.channels_last)
+        self._grown = [torch.einsum("abnchw,cd->abndhw", places, one).flatten(0, 2).to(conv.weight.dtype).contiguous(**form) for one in frames]
+        self._reads = reads.flatten(3, 5).flatten(0, 2).contiguous(**form)
+        self._none, self._bias = self._grown[0].new_zeros(len(self._grown[0])), head.bias.repeat(4)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W], its channels side by side -> [N * frames, 3, 2H, 2W]."""
+        grown = []
+        for weight in self._grown:
+            h = torch.cudnn_convolution_relu(x, weight, self._none, 1, 1, 1, 1) if x.is_cuda else F.relu(F.conv2d(x, weight, padding=1))
+            grown.append(F.conv2d(h, self._reads, self._bias, padding=1))
+        four = torch.stack(grown, 1).flatten(0, 1).unflatten(1, (2, 2, -1))                    # [N, up, left, 3, H, W]
+        return four.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
 def speed_up_tiny(tiny: TinyVAE, backend: str = "auto") -> None:
