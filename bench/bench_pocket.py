@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.machine import facts
 from turbo_engine import Engine, Preview, Request, Result
@@ -19,6 +20,8 @@ from turbo_engine.compare import ssim
 from turbo_engine.distill.captions import caption
 from turbo_engine.distill.world import load_world, sample_specs
 from turbo_engine.media import encode_jpeg
+from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.presets import load_preset
 
 
 def one(engine: Engine, request: Request) -> dict:
@@ -39,6 +42,12 @@ def one(engine: Engine, request: Request) -> dict:
     return row
 
 
+def pruned(folder: Path | None) -> MiniLM | None:
+    if folder is None:
+        return None
+    return MiniLM.opened(folder, text_len=load_preset("pocket").text.text_len, device="cuda" if torch.cuda.is_available() else "cpu", dtype=torch.float32)
+
+
 def summary(rows: list[dict]) -> dict:
     """Best, median and 95th percentile of each column; SSIM: median alone."""
     table: dict = {}
@@ -56,10 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--full", type=int, default=1, help="full renders to time")
+    parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     start = time.perf_counter()
-    engine = Engine("pocket").load()
+    engine = Engine("pocket", encoder=pruned(args.text_encoder)).load()
     load_s = time.perf_counter() - start
     world, rng = load_world(), random.Random(5)
     prompts = [caption(world, spec, rng, canonical=True) for spec in sample_specs(world, args.prompts + args.full, rng)]

@@ -40,20 +40,20 @@ BUDGET_S = 5.0               # of timing a row, three calls in any case
 class Sage(nn.Module):
     """Dense self-attention in 8 bits."""
 
-    def __init__(self, qk: str, pv: str):
+    def __init__(self, pv: str):
         super().__init__()
-        self.formats = {"qk": qk, "pv": pv}
+        self.pv = pv
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return kernels.sage_attention(q, k, v, **self.formats)
+        return kernels.sage_attention(q, k, v, pv=self.pv)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """techniques of `accelerate`; sage: formats (qk, pv) of dense attention; sparse: as it was trained."""
+    """techniques of `accelerate`; sage: dense attention in 8 bits, the format of its values; sparse: as it was trained."""
 
     techniques: Techniques = PLAIN
-    sage: tuple[str, str] | None = None
+    sage: str | None = None
     sparse: bool = False
 
     def fitted(self, dense: DiT, tokens: int, trained: DiT | None) -> nn.Module:
@@ -64,7 +64,7 @@ class Variant:
             fit_sparse_attention(model, trained.blocks[0].self_attn.attn_op.settings)
         model.load_state_dict(source.state_dict(), assign=True)
         for block in model.blocks if self.sage else ():
-            block.self_attn.attn_op = Sage(*self.sage)
+            block.self_attn.attn_op = Sage(self.sage)
         return accelerate(model.eval().requires_grad_(False), self.techniques, tokens)[0]
 
 
@@ -75,9 +75,8 @@ def variants(sparse: SparseSettings | None = None) -> dict[str, Variant]:
         "fused glue": Variant(Techniques(fused=True)),
         "W8A8 int8": Variant(int8),
         "W8A8 fp8, GELU inside": Variant(fp8),
-        "Sage int8, fp8": Variant(sage=("int8", "fp8")),
-        "Sage fp8, fp8": Variant(sage=("fp8", "fp8")),
-        "fp8 layers, Sage int8": Variant(fp8, ("int8", "fp8")),
+        "Sage int8, fp8": Variant(sage="fp8"),
+        "fp8 layers, Sage int8": Variant(fp8, "fp8"),
     }
     if sparse is not None:
         found[f"SLA, {sparse.density:.0%} of {sparse.block_q}x{sparse.block_k} blocks"] = Variant(sparse=True)

@@ -121,10 +121,10 @@ def test_weights_that_lie_packed_in_memory_are_taken_as_they_are(blocks, techniq
 
 def test_sparse_attention_in_8_bits_stays_near():
     truth = run(build(sparse=WHOLE), *inputs())
-    network, fitted = accelerate(build(sparse=WHOLE), Techniques(sage=("int8", "fp8"), fused=True), 72)
+    network, fitted = accelerate(build(sparse=WHOLE), Techniques(sage="fp8", fused=True), 72)
     assert fitted[0] == "sparse attention: int8 logits, fp8 values"
     assert 1e-4 < distance(run(network, *inputs()), truth) < 0.02
-    assert accelerate(build(sparse=None), Techniques(sage=("int8", "fp8")), 72)[1] == []
+    assert accelerate(build(sparse=None), Techniques(sage="fp8"), 72)[1] == []
 
 
 def test_nothing_is_fitted_where_there_is_no_card():

@@ -41,8 +41,8 @@ def test_the_ladder_runs_and_its_rungs_agree(monkeypatch):
     """The rungs of a card, by the torch meaning of its kernels: int8 where it has fp8, no graph."""
     int8 = Techniques(linear="int8")
     rungs = [Rung("full", PLAIN, sparse=False, full=True), Rung("full fused", Techniques(fused=True), sparse=False, full=True),
-             Rung("few", PLAIN, sparse=False), Rung("SLA", PLAIN), Rung("W8A8", int8), Rung("Sage", replace(int8, sage=("int8", "fp8"))),
-             Rung("glue", replace(int8, sage=("int8", "fp8"), fused=True))]
+             Rung("few", PLAIN, sparse=False), Rung("SLA", PLAIN), Rung("W8A8", int8), Rung("Sage", replace(int8, sage="fp8")),
+             Rung("glue", replace(int8, sage="fp8", fused=True))]
     monkeypatch.setattr(bench_engine, "ladder", lambda device: rungs)
     report = Report("engine", True, {})
     facts = bench_engine.bench(WORK, report, CPU, checked=True, budget_s=0, only="")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import kernels
 from kernels.choice import fastest
 from kernels.formats import default_format
-from kernels.sage.api import best_formats
+from kernels.sage.api import best_pv
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
 from turbo_engine.models.linear8 import Linear8
@@ -21,22 +21,21 @@ from turbo_engine.presets import SparseSettings
 class SparseLinearAttention(nn.Module):
     """Self-attention of one block, with the output projection of its linear branch; parameter names of TurboDiffusion's files.
 
-    `formats`: of the two products of its sparse branch as in `kernels.sparse_linear_attention` (qk, pv), None for 16 bits.
+    `pv`: its sparse branch in 8 bits, and the format of its values, as in `kernels.sparse_linear_attention`; None for 16 bits.
     """
 
     def __init__(self, head_dim: int, settings: SparseSettings):
         super().__init__()
         self.settings = settings
-        self.formats: tuple[str, str] | None = None
+        self.pv: str | None = None
         self.local_attn = nn.Module()
         self.local_attn.proj_l = nn.Linear(head_dim, head_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v [B, H, L, D] -> [B, H, L, D]."""
         proj, settings = self.local_attn.proj_l, self.settings
-        options = {} if self.formats is None else dict(zip(("qk", "pv"), self.formats))
         return kernels.sparse_linear_attention(q, k, v, proj.weight.to(q.dtype), proj.bias.to(q.dtype), density=settings.density,
-                                               block_q=settings.block_q, block_k=settings.block_k, **options)
+                                               block_q=settings.block_q, block_k=settings.block_k, pv=self.pv)
 
 
 def fit_sparse_attention(model: DiT, settings: SparseSettings) -> DiT:
@@ -52,12 +51,12 @@ def fit_sparse_attention(model: DiT, settings: SparseSettings) -> DiT:
 class Techniques:
     """What to fit on a network. All off is the plain network.
 
-    linear: "fp8" or "int8" for the blocks' linear layers in 8 bits, q, k and v as one. sage: formats (qk, pv) of sparse
-    attention in 8 bits. fused: glue kernels, and a residual stream of the weights' dtype if `narrow_stream`. graph: one CUDA graph a step.
+    linear: "fp8" or "int8" for the blocks' linear layers in 8 bits, q, k and v as one. sage: sparse attention in 8 bits, the format of its
+    values ("fp8" or "16"). fused: glue kernels, and a residual stream of the weights' dtype if `narrow_stream`. graph: one CUDA graph a step.
     """
 
     linear: str | None = None
-    sage: tuple[str, str] | None = None
+    sage: str | None = None
     fused: bool = False
     narrow_stream: bool = False
     graph: bool = False
@@ -72,7 +71,7 @@ def techniques_for(device: torch.device, mode: str) -> Techniques:
         return PLAIN
     if mode == "full":
         return Techniques(fused=True)
-    return Techniques(linear=default_format(device), sage=best_formats(device), fused=True, narrow_stream=True, graph=True)
+    return Techniques(linear=default_format(device), sage=best_pv(device), fused=True, narrow_stream=True, graph=True)
 
 
 @torch.no_grad()
@@ -134,8 +133,8 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
     return line
 
 
-def quantize_attention(model: DiT, formats: tuple[str, str], tokens: int) -> list[str]:
-    """Sparse attention in 8 bits where the model has it and it is faster."""
+def quantize_attention(model: DiT, pv: str, tokens: int) -> list[str]:
+    """Sparse attention in 8 bits, its values in format pv, where the model has it and it is faster."""
     ops = [block.self_attn.attn_op for block in model.blocks if isinstance(block.self_attn.attn_op, SparseLinearAttention)]
     if not ops:
         return []
@@ -148,13 +147,13 @@ def quantize_attention(model: DiT, formats: tuple[str, str], tokens: int) -> lis
         q, k, v = (torch.randn(1, tokens, heads, head_dim, dtype=weight.dtype, device=weight.device).transpose(1, 2) for _ in range(3))
         trial = SparseLinearAttention(head_dim, settings).to(weight)
         trial8 = SparseLinearAttention(head_dim, settings).to(weight)
-        trial8.formats = formats
-        shape = (*formats, heads, head_dim, tokens, settings.density, settings.block_q, settings.block_k)
+        trial8.pv = pv
+        shape = (pv, heads, head_dim, tokens, settings.density, settings.block_q, settings.block_k)
         taken = fastest("sparse attention", shape, {"8-bit": lambda: trial8(q, k, v), "16-bit": lambda: trial(q, k, v)}, weight.device)
     if taken == "8-bit":
         for op in ops:
-            op.formats = formats
-        return [f"sparse attention: {formats[0]} logits, {formats[1].replace('16', '16-bit')} values"]
+            op.pv = pv
+        return [f"sparse attention: int8 logits, {pv.replace('16', '16-bit')} values"]
     return ["sparse attention: 16-bit, faster here than 8"]
 
 

@@ -120,7 +120,7 @@ def _look_at_torch() -> list[tuple[str, str, str]]:
                                      f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"))
         for mode in ("turbo", "full"):
             ways = techniques_for(device, mode)
-            words = [f"{ways.linear} linear layers" if ways.linear else "", f"sparse attention in {' and '.join(ways.sage)}" if ways.sage else "",
+            words = [f"{ways.linear} linear layers" if ways.linear else "", f"sparse attention in int8 and {ways.sage}" if ways.sage else "",
                      "fused kernels" if ways.fused else "", "one CUDA graph a step" if ways.graph else ""]
             found.append((GOOD, "kernels", f"{mode} of a Wan preset: {', '.join(filter(None, words)) or 'plain torch'}, each where it measures faster"))
     return found

@@ -48,7 +48,7 @@ def stats_kernel(k, v, k_sum, v_amax, stride_kb, stride_kh, stride_kl, stride_vb
 @triton.jit(do_not_specialize=_RUN_TIME)
 def queries_kernel(q, q8, q_scale, means, stride_b, stride_h, stride_l, heads, length, mean_blocks, LARGEST: tl.constexpr,
                    SMALLEST_AMAX: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, MEAN_BLOCK: tl.constexpr):
-    """One block of q to 8 bits, a scale per token; grid (blocks, B * H). q8 [B, H, blocks * BLOCK, D], q_scale its first three.
+    """One block of q to int8, a scale per token; grid (blocks, B * H). q8 [B, H, blocks * BLOCK, D], q_scale its first three.
 
     With MEAN_BLOCK, also the means [B, H, mean_blocks, D] of that many tokens each, the last by its own count.
     """
@@ -58,7 +58,7 @@ def queries_kernel(q, q8, q_scale, means, stride_b, stride_h, stride_l, heads, l
     amax = tl.maximum(tl.max(tl.abs(tile), 1), SMALLEST_AMAX)
     rows = pair.to(tl.int64) * tl.num_programs(0) * BLOCK + start + tl.arange(0, BLOCK)
     tl.store(q_scale + rows, tl.div_rn(amax, LARGEST))
-    tile8 = narrow(tile * tl.div_rn(LARGEST, amax)[:, None], q8.dtype.element_ty)
+    tile8 = narrow(tile * tl.div_rn(LARGEST, amax)[:, None], tl.int8)
     tl.store(q8 + rows[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :], tile8)
     if MEAN_BLOCK > 0:
         sums = tl.sum(tile.reshape(BLOCK // MEAN_BLOCK, MEAN_BLOCK, HEAD_DIM), 1)
@@ -73,7 +73,7 @@ def keys_kernel(k, v, k_sum, v_amax, k8, k_scale, v8, v_scale, stride_kb, stride
                 length, parts,
                 LARGEST: tl.constexpr, LARGEST_V: tl.constexpr, SMALLEST_AMAX: tl.constexpr, HEAD_DIM: tl.constexpr,
                 BLOCK: tl.constexpr, PV8: tl.constexpr, PERMUTE: tl.constexpr):
-    """One block of k less its mean, and of v, to 8 bits; grid (blocks, B * H).
+    """One block of k less its mean to int8, and of v to e4m3; grid (blocks, B * H).
 
     k_sum, v_amax [B, H, parts, D]; k8 [B, H, blocks * BLOCK, D]; k_scale [B, H, blocks]; v8 [B, H, D, blocks * BLOCK]; v_scale
     [B, H, D]. Padding is zero.
@@ -95,11 +95,11 @@ def keys_kernel(k, v, k_sum, v_amax, k8, k_scale, v8, v_scale, stride_kb, stride
     amax = tl.maximum(tl.max(tl.max(tl.abs(tile), 1), 0), SMALLEST_AMAX)
     tl.store(k_scale + pair * tl.num_programs(0) + block, tl.div_rn(amax, LARGEST))
     place = (pair.to(tl.int64) * padded + start + rows)[:, None] * HEAD_DIM + cols[None, :]
-    tl.store(k8 + place, narrow(tile * tl.div_rn(LARGEST, amax), k8.dtype.element_ty))
+    tl.store(k8 + place, narrow(tile * tl.div_rn(LARGEST, amax), tl.int8))
     if PV8:
         tile = load_rows(v, batch, head, start, length, stride_vb, stride_vh, stride_vl, BLOCK, HEAD_DIM, False, True).to(tl.float32)
         tl.store(v_scale + pair * HEAD_DIM + cols, tl.div_rn(largest_v, LARGEST_V), mask=cols < tl.where(block == 0, HEAD_DIM, 0))
-        tile = narrow(tile * tl.div_rn(LARGEST_V, largest_v)[None, :], v8.dtype.element_ty)
+        tile = narrow(tile * tl.div_rn(LARGEST_V, largest_v)[None, :], tl.float8e4nv)
         tile = permute16(tl.trans(tile), HEAD_DIM, BLOCK, PERMUTE)
         place = (pair.to(tl.int64) * HEAD_DIM + cols)[:, None] * padded + (start + rows)[None, :]
         tl.store(v8 + place, tile)
@@ -117,10 +117,10 @@ def load_tile(x, row, col, stride, ROWS: tl.constexpr, COLS: tl.constexpr, TMA: 
 
 
 @triton.jit
-def products(q, k8, row, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, INT: tl.constexpr, TMA: tl.constexpr):
-    """q8 k8^T of one key block, unscaled: int32 for int8, else float32. q [M, D] -> [M, N]."""
+def products(q, k8, row, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, TMA: tl.constexpr):
+    """q8 k8^T of one key block, unscaled. q int8 [M, D] -> int32 [M, N]."""
     k_tile = load_tile(k8, row, 0, HEAD_DIM, BLOCK_N, HEAD_DIM, TMA)
-    return tl.dot(q, tl.trans(k_tile), out_dtype=tl.int32 if INT else tl.float32)
+    return tl.dot(q, tl.trans(k_tile), out_dtype=tl.int32)
 
 
 @triton.jit
@@ -160,8 +160,8 @@ def set_tiles(arguments: dict) -> None:
 @triton.jit(do_not_specialize=_RUN_TIME)
 def attention_kernel(q8, k8, v, q_scale, k_scale, v_scale, o, stride_vb, stride_vh, stride_vl, stride_ob, stride_oh, stride_ol,
                      heads, length, key_length, query_blocks, key_blocks, logit_scale, HEAD_DIM: tl.constexpr, KEY_BLOCK: tl.constexpr,
-                     INT: tl.constexpr, PV8: tl.constexpr, PERMUTE: tl.constexpr, TMA: tl.constexpr, BLOCK_M: tl.constexpr,
-                     BLOCK_N: tl.constexpr, AHEAD: tl.constexpr):
+                     PV8: tl.constexpr, PERMUTE: tl.constexpr, TMA: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                     AHEAD: tl.constexpr):
     """o of one query block; grid (blocks, B * H), query blocks of a head side by side so that its keys stay in L2.
 
     AHEAD: the matrix unit multiplies the next keys while this block's weights are computed.
@@ -179,22 +179,22 @@ def attention_kernel(q8, k8, v, q_scale, k_scale, v_scale, o, stride_vb, stride_
     first, whole, last = pair * key_padded, key_length // BLOCK_N * BLOCK_N, (key_length - 1) // BLOCK_N * BLOCK_N
     key_scale = tl.load(k_scale)
     if AHEAD:
-        logits = products(q, k8, first, HEAD_DIM, BLOCK_N, INT, TMA)
+        logits = products(q, k8, first, HEAD_DIM, BLOCK_N, TMA)
     for start in range(0, whole, BLOCK_N):
         after = tl.minimum(start + BLOCK_N, last)
         scale = row_scale * key_scale
         key_scale = tl.load(k_scale + after // KEY_BLOCK)       # an iteration early: its latency hides behind the products
         if AHEAD:
-            ahead = products(q, k8, first + after, HEAD_DIM, BLOCK_N, INT, TMA)
+            ahead = products(q, k8, first + after, HEAD_DIM, BLOCK_N, TMA)
         else:
-            logits = products(q, k8, first + start, HEAD_DIM, BLOCK_N, INT, TMA)
+            logits = products(q, k8, first + start, HEAD_DIM, BLOCK_N, TMA)
         top, total, acc = visit(top, total, acc, logits, scale, v, pair, batch, head, start, key_length, key_padded, stride_vb,
                                 stride_vh, stride_vl, HEAD_DIM, BLOCK_N, PV8, PERMUTE, TMA, False)
         if AHEAD:
             logits = ahead
     if whole < key_length:
         if not AHEAD:
-            logits = products(q, k8, first + whole, HEAD_DIM, BLOCK_N, INT, TMA)
+            logits = products(q, k8, first + whole, HEAD_DIM, BLOCK_N, TMA)
         top, total, acc = visit(top, total, acc, logits, row_scale * key_scale, v, pair, batch, head, whole, key_length, key_padded,
                                 stride_vb, stride_vh, stride_vl, HEAD_DIM, BLOCK_N, PV8, PERMUTE, TMA, True)
     acc = acc / total[:, None]
@@ -203,7 +203,7 @@ def attention_kernel(q8, k8, v, q_scale, k_scale, v_scale, o, stride_vb, stride_
     store_rows(o, acc, batch, head, start_m, length, stride_ob, stride_oh, stride_ol, BLOCK_M, HEAD_DIM)
 
 
-_KEY = ["HEAD_DIM", "INT", "PV8", "PERMUTE"]
+_KEY = ["HEAD_DIM", "PV8", "PERMUTE"]
 attention_by_descriptors = triton.autotune(first_or_all(
     autotune_configs(BLOCK_M=(128,), BLOCK_N=(128,), AHEAD=(True, False), num_warps=(8,), num_stages=(3,), pre_hook=set_tiles)
     + autotune_configs(BLOCK_M=(64,), BLOCK_N=(128,), AHEAD=(True, False), num_warps=(4,), num_stages=(2,), pre_hook=set_tiles)),

@@ -13,9 +13,8 @@ from kernels.tuning import autotune_configs, row_options
 @triton.jit(do_not_specialize=["heads", "length", "query_blocks", "key_blocks", "topk"])
 def sparse_kernel(q8, k8, v, q, q_scale, k_scale, v_scale, o, lut, values, z, bias, stride_qb, stride_qh, stride_ql, stride_vb,
                   stride_vh, stride_vl, stride_ob, stride_oh, stride_ol, heads, length, query_blocks, key_blocks, topk, logit_scale,
-                  linear_eps, HEAD_DIM: tl.constexpr, KEY_BLOCK: tl.constexpr, INT: tl.constexpr, PV8: tl.constexpr,
-                  PERMUTE: tl.constexpr, TMA: tl.constexpr, LINEAR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-                  AHEAD: tl.constexpr):
+                  linear_eps, HEAD_DIM: tl.constexpr, KEY_BLOCK: tl.constexpr, PV8: tl.constexpr, PERMUTE: tl.constexpr,
+                  TMA: tl.constexpr, LINEAR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, AHEAD: tl.constexpr):
     """o of one query block; grid (Mq, B * H). lut [B, H, Mq, topk] ascending: only its last entry can be the ragged key block.
 
     AHEAD: the matrix unit multiplies the next block's keys while this block's weights are computed. With LINEAR, values [B * H, D, D],
@@ -39,16 +38,16 @@ def sparse_kernel(q8, k8, v, q, q_scale, k_scale, v_scale, o, lut, values, z, bi
     after = tl.load(lut + tl.minimum(1, topk - 1))
     key_scale = tl.load(k_scale + block * BLOCK_N // KEY_BLOCK)
     if AHEAD:
-        logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, INT, TMA)
+        logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, TMA)
     for i in range(0, whole):
         # a visit early, both by a load of their own: a number handed on twice would keep the loop from being pipelined
         next_block, beyond = tl.load(lut + tl.minimum(i + 1, topk - 1)), tl.load(lut + tl.minimum(i + 2, topk - 1))
         scale = row_scale * key_scale
         key_scale = tl.load(k_scale + after * BLOCK_N // KEY_BLOCK)
         if AHEAD:
-            ahead = products(q_tile, k8, first + after * BLOCK_N, HEAD_DIM, BLOCK_N, INT, TMA)
+            ahead = products(q_tile, k8, first + after * BLOCK_N, HEAD_DIM, BLOCK_N, TMA)
         else:
-            logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, INT, TMA)
+            logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, TMA)
         top, total, acc = visit(top, total, acc, logits, scale, v, pair, batch, head, block * BLOCK_N, length, key_padded, stride_vb,
                                 stride_vh, stride_vl, HEAD_DIM, BLOCK_N, PV8, PERMUTE, TMA, False)
         if AHEAD:
@@ -57,7 +56,7 @@ def sparse_kernel(q8, k8, v, q, q_scale, k_scale, v_scale, o, lut, values, z, bi
         after = beyond
     if whole < topk:
         if not AHEAD:
-            logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, INT, TMA)
+            logits = products(q_tile, k8, first + block * BLOCK_N, HEAD_DIM, BLOCK_N, TMA)
         top, total, acc = visit(top, total, acc, logits, row_scale * key_scale, v, pair, batch, head, block * BLOCK_N, length, key_padded,
                                 stride_vb, stride_vh, stride_vl, HEAD_DIM, BLOCK_N, PV8, PERMUTE, TMA, True)
     acc = acc / total[:, None]
@@ -74,6 +73,6 @@ def sparse_kernel(q8, k8, v, q, q_scale, k_scale, v_scale, o, lut, values, z, bi
     store_rows(o, acc, batch, head, start_m, length, stride_ob, stride_oh, stride_ol, BLOCK_M, HEAD_DIM)
 
 
-_KEY = ["HEAD_DIM", "BLOCK_M", "BLOCK_N", "INT", "PV8", "PERMUTE", "LINEAR"]
+_KEY = ["HEAD_DIM", "BLOCK_M", "BLOCK_N", "PV8", "PERMUTE", "LINEAR"]
 sparse_by_descriptors = triton.autotune(key=_KEY, **row_options(num_stages={True: (3,), False: (3,)}, pre_hook=set_tiles))(sparse_kernel)
 sparse_by_pointers = triton.autotune(autotune_configs(AHEAD=(False,), num_warps=(8, 4), num_stages=(2, 3)), key=_KEY)(sparse_kernel)

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from kernels.checks import check_like, check_shape, pick_backend
-from kernels.sage.api import check_formats
+from kernels.sage.api import check_pv
 from kernels.sla import reference
 
 
 def sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor, *, density: float,
-                            block_q: int = 128, block_k: int = 64, qk: str | None = None, pv: str = "fp8",
-                            backend: str = "auto") -> Tensor:
+                            block_q: int = 128, block_k: int = 64, pv: str | None = None, backend: str = "auto") -> Tensor:
     """Attend each block of queries to its best key blocks, and all tokens through the linear branch.
 
     Args:
@@ -20,8 +19,8 @@ def sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor
         proj_weight, proj_bias: the linear branch's output projection, [D, D] ([out, in]) and [D], shared by the heads.
         density: share of the key blocks kept per query block, in (0, 1]; rounded down, at least one block.
         block_q, block_k: tokens per block; 128 x 64 in the released checkpoints (64 x 128 for 8-bit on Hopper).
-        qk: None, or "int8" / "fp8": the sparse branch in 8 bits as in `kernels.sage_attention` ("SageSLA"), with pv for its second
-            product. No gradient then, and for Triton blocks of 64 or 128.
+        pv: None, or "fp8" / "16": the sparse branch in 8 bits as in `kernels.sage_attention` ("SageSLA"), with this format of the
+            values. No gradient then, and for Triton blocks of 64 or 128.
         backend: "triton", "torch" (the reference), or "auto": triton on CUDA. Triton takes float16, bfloat16 and float32.
     Returns: [B, H, L, D] like q; from Triton it is laid out as [B, L, H, D], ready to be flattened for the output linear.
     Raises: ValueError for shapes, dtypes, devices, density or blocks that do not fit. Gradients: q, k, v and the projection.
@@ -33,22 +32,22 @@ def sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor
     for name, x in (("proj_weight", proj_weight), ("proj_bias", proj_bias)):
         check_like(name, x, q)
     _check_selection(density, block_q, block_k)
-    if qk is not None:
-        check_formats(qk, pv)
+    if pv is not None:
+        check_pv(pv)
     if pick_backend(backend, q) == "torch":
         lut = block_mask_topk(q, k, density=density, block_q=block_q, block_k=block_k, backend="torch")
-        if qk is not None:
-            return reference.sage_sparse_linear_attention_reference(q, k, v, proj_weight, proj_bias, lut, block_q, block_k, qk, pv)
+        if pv is not None:
+            return reference.sage_sparse_linear_attention_reference(q, k, v, proj_weight, proj_bias, lut, block_q, block_k, pv)
         return reference.sparse_linear_attention_reference(q, k, v, proj_weight, proj_bias, lut, block_q, block_k)
     from kernels.sla import launch
 
     launch.check_tiles(q, block_q, block_k)
-    if qk is not None:
+    if pv is not None:
         for name, block in (("block_q", block_q), ("block_k", block_k)):
             if block not in (64, 128):
-                raise ValueError(f"{name}: expected 64 or 128 with qk={qk!r} for backend 'triton', got {block}; try qk=None")
+                raise ValueError(f"{name}: expected 64 or 128 with pv={pv!r} for backend 'triton', got {block}; try pv=None")
         with torch.no_grad():
-            return launch.sage_sparse_linear_attention(q, k, v, proj_weight, proj_bias, density, block_q, block_k, qk, pv)
+            return launch.sage_sparse_linear_attention(q, k, v, proj_weight, proj_bias, density, block_q, block_k, pv)
     return launch.sparse_linear_attention(q, k, v, proj_weight, proj_bias, density, block_q, block_k)
 
 

@@ -39,18 +39,18 @@ def sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor
 
 
 def sage_sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor, density: float, block_q: int,
-                                 block_k: int, qk: str, pv: str, tma: bool | None = None) -> Tensor:
+                                 block_k: int, pv: str, tma: bool | None = None) -> Tensor:
     """The op with 8-bit products in its sparse branch; selection and the linear branch as they are. No gradient."""
     from kernels.sage import launch as sage
 
-    sage.check(q, qk, pv)
+    sage.check(q, pv)
     q, k, v = _rows(q), _rows(k), _rows(v)
     pv8 = pv == "fp8"
     tma = sage.by_descriptors(v, pv) if tma is None else tma
     with torch.cuda.device_of(q):
         k_means, values, z, k_sum, v_amax = _summarise_keys(k, v, proj_weight, block_k, with_range=True)
-        rounded = sage.round_keys_values(k, v, k_sum, v_amax, qk, pv, permute=pv8)
-        q8, q_scale, q_means = sage.quantize_queries(q, qk, block_q)
+        rounded = sage.round_keys_values(k, v, k_sum, v_amax, pv, permute=pv8)
+        q8, q_scale, q_means = sage.quantize_queries(q, block_q)
         lut = _select(q_means, k_means, density)
         return sage.attend_sparse(q, q8, q_scale, *rounded, v, lut, (values, z, proj_bias.contiguous()), block_q, block_k, tma, pv8)
 

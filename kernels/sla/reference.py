@@ -78,10 +78,10 @@ def sparse_linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, proj_weig
 
 
 def sage_sparse_linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor, proj_bias: Tensor, lut: Tensor,
-                                           block_q: int, block_k: int, qk: str, pv: str) -> Tensor:
+                                           block_q: int, block_k: int, pv: str) -> Tensor:
     """The same with the sparse branch rounded as `kernels.sage` rounds: keys smoothed by the mean over all tokens, kept or not."""
     from kernels.sage.reference import sage_attention_reference
 
     mask = token_mask_from_lut(lut, q.shape[2], k.shape[2], block_q, block_k)
-    sparse = sage_attention_reference(q.float(), k.float(), v if pv == "16" else v.float(), qk, pv, mask)
+    sparse = sage_attention_reference(q.float(), k.float(), v if pv == "16" else v.float(), pv, mask)
     return (sparse + F.linear(linear_attention_reference(q, k, v).float(), proj_weight.float(), proj_bias.float())).to(q.dtype)
