@@ -66,7 +66,7 @@ def test_turbo_runs_sparse_attention_with_its_own_projection(t2v, monkeypatch):
     original = kernels.sparse_linear_attention
     monkeypatch.setattr(kernels, "sparse_linear_attention", lambda *a, **k: calls.append(k) or original(*a, **k), raising=False)
     assert np.array_equal(last(t2v, Request("a cat", 3)).latent, before)
-    assert len(calls) == 4 * 2 and calls[0] == {"density": 0.5, "block_q": 16, "block_k": 16}
+    assert len(calls) == 4 * 2 and calls[0] == {"density": 0.5, "block_q": 16, "block_k": 16, "pv": None}
     calls.clear()
     last(t2v, Request("a cat", 3, "full"))
     assert not calls

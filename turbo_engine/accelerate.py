@@ -3,6 +3,8 @@
 Engine and bench fit them by the same call. Where a technique has a plain alternative it is kept only if it measures faster
 on this card at this size (`kernels.choice`: measured once, kept on disk).
 """
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from kernels.sage.api import best_pv
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
 from turbo_engine.models.linear8 import Linear8
-from turbo_engine.presets import SparseSettings
+from turbo_engine.presets import Preset, SparseSettings
 
 
 class SparseLinearAttention(nn.Module):
@@ -96,6 +98,16 @@ def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Modu
     if techniques.graph:
         network = GraphedDiT(network)
         fitted.append("a step: one CUDA graph")
+    return network, fitted
+
+
+def accelerate_for(preset: Preset, model: DiT, techniques: Techniques, between: Callable[..., None]) -> tuple[nn.Module, list[str]]:
+    """`accelerate` for a preset's clips. between: a place to stand still, called between blocks, or between the steps of one CUDA graph."""
+    clip = preset.clip
+    _, frames, height, width = preset.latent_shape(clip.num_frames, clip.height, clip.width)
+    network, fitted = accelerate(model, techniques, frames * height * width // math.prod(preset.dit.patch_size))
+    for part in (network,) if techniques.graph else network.blocks:
+        part.register_forward_pre_hook(between)
     return network, fitted
 
 

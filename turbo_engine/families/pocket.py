@@ -1,14 +1,17 @@
 """Our own model, shipped with the app: two networks of one shape, a small decoder, MiniLM."""
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from turbo_engine.accelerate import accelerate_for, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.distill.world import load_world
 from turbo_engine.families import Tell, denoiser_of
 from turbo_engine.models.dit import DiT
+from turbo_engine.models.fused_dit import forget_graphs
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 from turbo_engine.presets import Preset
@@ -38,11 +41,12 @@ class Pocket:
         tell("Reading the text encoder")
         text = preset.text
         self._encoder = encoder or MiniLM.installed(text_len=text.text_len, device=device, dtype=torch.float32)
-        self._networks = {role: self._place(network) for role, network in networks.items()}
+        self._networks, self._fitted = {}, []
+        for mode in modes:
+            role, techniques = ROLE[mode], replace(techniques_for(device, mode), linear=None, sage=None, narrow_stream=False)      # too small for 8 bits
+            self._networks[role], fitted = accelerate_for(preset, self._place(networks[role]), techniques, between_blocks)
+            self._fitted += [f"{mode} {line}" for line in fitted]
         self._vae = self._place(vae).to(memory_format=torch.channels_last)
-        for network in self._networks.values():
-            for block in network.blocks:
-                block.register_forward_pre_hook(between_blocks)
         for block in self._vae.decoder.children():
             for part in block if isinstance(block, nn.ModuleList) else (block,):
                 part.register_forward_pre_hook(between_blocks)
@@ -54,7 +58,7 @@ class Pocket:
     def kernels(self) -> list[str]:
         library = "cuda" if self.device.type == "cuda" else "mkl" if torch.backends.mkl.is_available() else "native"
         convolution = "cudnn" if self.device.type == "cuda" else "onednn" if torch.backends.mkldnn.is_available() else "native"
-        return ["attention: torch sdpa, dense", f"linear: torch {library}", f"convolution: torch {convolution}, channels last"]
+        return ["attention: torch sdpa, dense", f"linear: torch {library}", *self._fitted, f"convolution: torch {convolution}, channels last"]
 
     def denoiser(self, request: Request) -> Denoiser:
         role = ROLE[request.mode]
@@ -71,7 +75,7 @@ class Pocket:
             self.denoiser(resolve(Request("warm-up", mode=mode), self.preset))(latent, 0.5)
 
     def make_room(self) -> None:
-        pass
+        forget_graphs(self._networks.values())
 
     def _place(self, model: nn.Module) -> nn.Module:
         return model.to(self.device, self.dtype).eval().requires_grad_(False)

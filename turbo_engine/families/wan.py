@@ -1,5 +1,4 @@
 """The Wan family with TurboDiffusion's distilled networks, read from the files people have."""
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from turbo_engine.accelerate import accelerate, fit_sparse_attention, techniques_for
+from turbo_engine.accelerate import accelerate_for, fit_sparse_attention, techniques_for
 from turbo_engine.denoiser import ContextCache, Denoiser
 from turbo_engine.errors import RequestError, WeightsError
 from turbo_engine.families import denoiser_of, prompts_of
@@ -17,7 +16,7 @@ from turbo_engine.models.dit import DiT
 from turbo_engine.models.experts import CountingDenoise, Experts
 from turbo_engine.models.fast_decoder import speed_up_decoder, speed_up_tiny
 from turbo_engine.models.first_frame import first_frame_condition
-from turbo_engine.models.fused_dit import GraphedDiT
+from turbo_engine.models.fused_dit import forget_graphs
 from turbo_engine.models.linear8 import Linear8
 from turbo_engine.models.prompt_cache import PromptCache
 from turbo_engine.models.tiny_vae import TinyVAE
@@ -116,14 +115,11 @@ class Wan:
         return self._networks[name]
 
     def _accelerated(self, name: str, model: DiT) -> nn.Module:
-        """With what this card does best, and with a place to stand still: between blocks, or between the steps of one CUDA graph."""
-        mode, clip = name.partition(" ")[0], self.preset.clip
+        """With what this card does best."""
+        mode = name.partition(" ")[0]
         techniques = techniques_for(self.device, mode)
         techniques = replace(techniques, graph=techniques.graph and self.memory.graphs)
-        _, frames, height, width = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
-        network, self._fitted[mode] = accelerate(model, techniques, frames * height * width // math.prod(self.preset.dit.patch_size))
-        for part in (network,) if techniques.graph else network.blocks:
-            part.register_forward_pre_hook(self._between)
+        network, self._fitted[mode] = accelerate_for(self.preset, model, techniques, self._between)
         return network
 
     @property
@@ -195,9 +191,7 @@ class Wan:
             Denoiser(network, self._contexts.get(name, network, "warm-up"), rounding=rounding, condition=condition)(latent, 0.5)
 
     def make_room(self) -> None:
-        for network in self._networks.values():
-            if isinstance(network, GraphedDiT):
-                network.forget()
+        forget_graphs(self._networks.values())
 
 
 def fit_linear8(model: DiT, *, blocks: bool) -> DiT:

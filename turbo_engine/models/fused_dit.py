@@ -5,6 +5,7 @@ before it and the modulation after it, layers in 8 bits are handed rows that are
 time alone is kept by time. `GraphedDiT` records it as one CUDA graph per shape.
 """
 import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -165,6 +166,13 @@ class GraphedDiT(nn.Module):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             self._recorded[shape] = _Recorded(self.network, self._pool, latent, tables, self._prompts[size].context, condition)
         return self._recorded[shape](latent, tables, condition)
+
+
+def forget_graphs(networks: Iterable[nn.Module]) -> None:
+    """`GraphedDiT.forget` of those that have any."""
+    for network in networks:
+        if isinstance(network, GraphedDiT):
+            network.forget()
 
 
 class _Prompt:
