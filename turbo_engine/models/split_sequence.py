@@ -38,10 +38,11 @@ class SplitSequence:
 
     def to_heads(self, qkv: tuple[Tensor, Tensor, Tensor], shares: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [B, H, L share, D] of all heads -> [B, H share, L, D] of all tokens."""
-        x = torch.stack(qkv, 1)                                                   # [B, 3, H, L', D]
-        batch, _, heads, mine, head_dim = x.shape
-        sent = x.unflatten(2, (self.size, -1)).permute(2, 4, 0, 1, 3, 5).contiguous()              # [P, L', B, 3, H', D]
-        got = x.new_empty(sum(shares), batch, 3, heads // self.size, head_dim)
+        batch, heads, mine, head_dim = qkv[0].shape
+        sent = qkv[0].new_empty(self.size, mine, batch, 3, heads // self.size, head_dim)
+        for i, x in enumerate(qkv):                                               # the only copy
+            sent[:, :, :, i] = x.unflatten(1, (self.size, -1)).permute(1, 3, 0, 2, 4)
+        got = sent.new_empty(sum(shares), *sent.shape[2:])
         dist.all_to_all_single(got, sent.flatten(0, 1), shares, [mine] * self.size, group=self.group)
         return got.permute(2, 1, 3, 0, 4).unbind(0)
 
