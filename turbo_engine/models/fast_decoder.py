@@ -124,7 +124,7 @@ class LastLevel:
         """x [N, C, H, W], its channels side by side -> [N * frames, 3, 2H, 2W]."""
         grown = []
         for weight in self._grown:
-            h = torch.cudnn_convolution_relu(x, weight, self._none, 1, 1, 1, 1) if x.is_cuda else F.relu(F.conv2d(x, weight, padding=1))
+            h = torch.cudnn_convolution_relu(x, weight, self._none, (1, 1), (1, 1), (1, 1), 1) if x.is_cuda else F.relu(F.conv2d(x, weight, padding=1))
             grown.append(F.conv2d(h, self._reads, self._bias, padding=1))
         four = torch.stack(grown, 1).flatten(0, 1).unflatten(1, (2, 2, -1))                    # [N, up, left, 3, H, W]
         return four.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
