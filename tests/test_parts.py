@@ -40,7 +40,7 @@ def published(tmp_path, hub):
 
     Returns: the .toml, the folder that has nothing yet."""
     toml = write_wan_preset(tmp_path)
-    own = tmp_path / "tiny-wan"
+    own = tmp_path / "tiny-wan2.1"
     for name, file in (("turbo", "turbo.pth"), ("vae", "vae.pth"), ("text", "text.pth"), ("tiny", "tiny.pth")):
         torch.save(load_file(own / f"{name}.safetensors"), own / file)
         hub.files[file] = (own / file).read_bytes()
@@ -76,7 +76,7 @@ def test_from_an_empty_folder_to_a_clip(published, hub):
     *listed, line = refused.stderr.splitlines()
     assert [row.split()[0] for row in listed[1:]] == ["turbo", "full", "video", "text", "tokenizer.json", "preview"]
     assert f"missing, on the hub as {REPO}/turbo.pth, about 0.17 MB" in refused.stderr and "only turbo clips without it" in listed[2]
-    assert re.search("expected the turbo network, video autoencoder, text encoder, tokenizer.json of tiny-wan, found no checkpoint; .*--download", line)
+    assert re.search("expected the turbo network, video autoencoder, text encoder, tokenizer.json of tiny-wan2.1, found no checkpoint; .*--download", line)
 
     hub.break_at = 5000
     done = command(hub, toml, folder, "--download")
@@ -87,7 +87,7 @@ def test_from_an_empty_folder_to_a_clip(published, hub):
     made = folder / "some-model"
     assert sorted(p.name for p in made.iterdir() if p.suffix == ".safetensors") == [f"{n}.safetensors" for n in ("text", "tiny", "turbo", "vae")]
     recipe = json.loads(done.stdout)
-    assert recipe["weights"]["turbo"].startswith("turbo.safetensors, ") and read_recipe(toml.parent / "clip.mp4")["preset"] == "tiny-wan"
+    assert recipe["weights"]["turbo"].startswith("turbo.safetensors, ") and read_recipe(toml.parent / "clip.mp4")["preset"] == "tiny-wan2.1"
 
     before = len(hub.asked)
     assert command(hub, toml, folder, "--mode", "full", "--steps", "2").returncode == 2         # no full network yet
@@ -145,7 +145,7 @@ def test_a_part_that_nobody_publishes_is_said_to_be_missing(published, hub):
     toml.write_text(toml.read_text().replace(f"{REPO}/vae.pth", ""))
     done = command(hub, toml, folder, "--download")
     assert done.returncode == 2 and "video autoencoder  missing, and not published" in done.stderr
-    assert "expected the video autoencoder of tiny-wan" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert "expected the video autoencoder of tiny-wan2.1" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_a_picture_from_the_command_line(tmp_path, capsys):
@@ -192,7 +192,7 @@ def test_the_app_lists_refuses_and_starts(published, hub, tmp_path):
 
 def test_parts_are_told_by_content_whatever_their_names(tmp_path):
     preset = load_preset(write_wan_preset(tmp_path, I2V))
-    own, other = tmp_path / "tiny-wan", tmp_path / "mine"
+    own, other = tmp_path / "tiny-wan2.1", tmp_path / "mine"
     shutil.copytree(own, other / "in" / "depth")
     place = other / "in" / "depth"
     for name in ("vae", "text", "tiny"):
@@ -218,7 +218,7 @@ def test_parts_are_told_by_content_whatever_their_names(tmp_path):
 
 def test_the_hubs_own_cache_is_looked_into_and_a_home_folder_is_not(tmp_path):
     preset = load_preset(write_wan_preset(tmp_path))
-    own, cache = tmp_path / "tiny-wan", tmp_path / "hub"
+    own, cache = tmp_path / "tiny-wan2.1", tmp_path / "hub"
     snapshot = cache / "models--a--b" / "snapshots" / "0123"
     (cache / "models--a--b" / "blobs").mkdir(parents=True)
     for index, path in enumerate(own.iterdir()):
@@ -236,7 +236,7 @@ def test_the_hubs_own_cache_is_looked_into_and_a_home_folder_is_not(tmp_path):
 
 def test_the_tokenizer_of_another_model_is_not_taken(tmp_path):
     preset = load_preset(write_wan_preset(tmp_path))
-    folder, home = tmp_path / "tiny-wan", tmp_path / "all"
+    folder, home = tmp_path / "tiny-wan2.1", tmp_path / "all"
     for place in ("a-model/tokenizer", "wan/text_encoder", "wan/tokenizer", "wan/x/google/umt5-xxl"):
         (home / place).mkdir(parents=True)
     shutil.copy(folder / "text.safetensors", home / "wan" / "text_encoder")
@@ -251,15 +251,15 @@ def test_the_tokenizer_of_another_model_is_not_taken(tmp_path):
 def test_an_expert_is_no_model_of_one_network(tmp_path):
     """Wan2.2 T2V's experts have the very shapes of Wan2.1 T2V 14B."""
     preset = load_preset(write_wan_preset(tmp_path))
-    folder = tmp_path / "tiny-wan"
+    folder = tmp_path / "tiny-wan2.1"
     (folder / "turbo.safetensors").rename(folder / "some-high-noise-turbo.safetensors")
     refusal = take_stock(preset, folder).refusal
-    assert "expected the turbo network of tiny-wan" in refusal and "by its name one of two experts, and tiny-wan has no experts" in refusal
+    assert "expected the turbo network of tiny-wan2.1" in refusal and "by its name one of two experts, and tiny-wan2.1 has no experts" in refusal
 
 
 def test_the_exact_file_is_taken_before_the_rounded_one(tmp_path):
     preset = load_preset(write_wan_preset(tmp_path))
-    folder = tmp_path / "tiny-wan"
+    folder = tmp_path / "tiny-wan2.1"
     stored, _ = forms.quantised(load_file(folder / "turbo.safetensors"), preset.dit)
     forms.save(folder / "a-quant.safetensors", stored)
     assert take_stock(preset, folder).files.networks["turbo"].path.name == "turbo.safetensors"
@@ -270,10 +270,10 @@ def test_the_exact_file_is_taken_before_the_rounded_one(tmp_path):
 def test_why_a_preset_is_not_ready_in_words_and_without_torch(tmp_path):
     toml = write_wan_preset(tmp_path)
     preset = load_preset(toml)
-    assert why_not_ready(preset) == why_not_ready(preset, tmp_path / "tiny-wan") == ""
+    assert why_not_ready(preset) == why_not_ready(preset, tmp_path / "tiny-wan2.1") == ""
     assert why_not_ready(load_preset("pocket")) == ""
-    (tmp_path / "tiny-wan" / "vae.safetensors").unlink()
-    assert re.search(r"^Not in .*tiny-wan: video autoencoder \(.*\)\. Start the app with --preset tiny-wan --download", why_not_ready(preset))
+    (tmp_path / "tiny-wan2.1" / "vae.safetensors").unlink()
+    assert re.search(r"^Not in .*tiny-wan2.1: video autoencoder \(.*\)\. Start the app with --preset tiny-wan2.1 --download", why_not_ready(preset))
     for name in list_presets():
         if (wan := load_preset(name)).files is not None:
             assert "turbo" in why_not_ready(wan, tmp_path / "nowhere") and weights_folder(wan).name == "weights"

@@ -25,7 +25,7 @@ def write(tmp_path):
 def test_shipped_presets_load():
     assert "pocket" in list_presets()
     for name in list_presets():
-        assert load_preset(name).name == name
+        assert load_preset(name).name == name and load_preset(load_preset(name).path) == load_preset(name)
 
 
 def test_pocket_is_what_it_promises():

@@ -120,7 +120,7 @@ def test_pictures_are_turned_and_cropped_never_stretched():
 
 def test_what_is_missing_is_named_and_turbo_alone_is_enough_for_turbo(tmp_path):
     path = write_wan_preset(tmp_path)
-    folder, preset = tmp_path / "tiny-wan", load_preset(path)
+    folder, preset = tmp_path / "tiny-wan2.1", load_preset(path)
     assert set(take_stock(preset, folder).files.networks) == {"turbo", "full"}
     (folder / "full.safetensors").unlink()
     engine = Engine(path, device="cpu", threads=2).load()
@@ -140,7 +140,7 @@ def test_what_is_missing_is_named_and_turbo_alone_is_enough_for_turbo(tmp_path):
 
 def test_one_expert_twice_is_refused(tmp_path):
     path = write_wan_preset(tmp_path, I2V)
-    shutil.copy(tmp_path / "tiny-wan" / "turbo-high.safetensors", tmp_path / "tiny-wan" / "turbo-low.safetensors")
+    shutil.copy(tmp_path / "tiny-wan2.1" / "turbo-high.safetensors", tmp_path / "tiny-wan2.1" / "turbo-low.safetensors")
     with pytest.raises(WeightsError, match="same weights"):
         Engine(path, device="cpu").load()
 
@@ -222,7 +222,7 @@ def test_fast_networks_make_nearly_the_same_clips(tmp_path, i2v, monkeypatch, ei
 
 def test_int8_files_stay_int8_in_memory_and_mean_what_their_blocks_say(tmp_path):
     path = write_wan_preset(tmp_path)
-    folder, preset = tmp_path / "tiny-wan", load_preset(path)
+    folder, preset = tmp_path / "tiny-wan2.1", load_preset(path)
     stored, exact = forms.quantised(DiT(preset.dit).init_weights().state_dict(), preset.dit)
     forms.save(folder / "turbo.safetensors", stored)
     quantised = Engine(path, device="cpu", threads=2).load()

@@ -59,6 +59,9 @@ def test_a_clip_is_bit_for_bit_that_of_the_engine(engine, tiny_preset_path):
             assert [(type(e), getattr(e, "step", None)) for e in here] == [(type(e), getattr(e, "step", None)) for e in there]
             assert np.array_equal(here[-1].frames, there[-1].frames) and np.array_equal(here[-1].latent, there[-1].latent)
             assert here[-1].recipe | {"kernels": 0} == there[-1].recipe | {"kernels": 0} and here[-1].notes == there[-1].notes
+        asked: list[int] = []
+        list(worker.generate(Request("a cat", 3, "full", num_steps=30), give_way=lambda: asked.append(1)))
+        assert len(asked) >= 30, "quick steps left no pause"
         assert np.array_equal(engine.decode(here[-1].latent), worker.decode(here[-1].latent))
         assert engine.check_prompt("a zebrra") == worker.check_prompt("a zebrra")
         assert worker.describe()["weights"] == engine.describe()["weights"]

@@ -90,7 +90,7 @@ sha256 = {{}}
 """
 
 
-def write_wan_preset(folder: Path, channels: int = T2V, name: str = "tiny-wan") -> Path:
+def write_wan_preset(folder: Path, channels: int = T2V, name: str = "tiny-wan2.1") -> Path:
     """The .toml, and its folder of weights beside it. Returns: the .toml's path."""
     path, own = folder / f"{name}.toml", folder / name
     two = channels == I2V

@@ -226,6 +226,11 @@ class Preset:
                    f"clip.sizes: expected multiples of {step_w}x{step_h}, got {width}x{height}")
 
     @property
+    def path(self) -> Path:
+        """Of the .toml."""
+        return self.folder.with_name(f"{self.folder.name}.toml")          # a name may have dots of its own
+
+    @property
     def takes_image(self) -> bool:
         """Whether a clip starts from a picture."""
         return self.dit.condition_channels > 0

@@ -145,7 +145,7 @@ class Worker:
         self._on_state: OnState = lambda state, line: None
         options = {**(options or {}), **({} if weights is None else {"weights": str(weights.absolute())})}
         self.device: str = options.get("device", "auto")
-        self._arguments = {"preset": str(self.preset.folder.with_suffix(".toml")), "factory": factory, "options": options}
+        self._arguments = {"preset": str(self.preset.path), "factory": factory, "options": options}
         self._reports = reports
         self._child: _Child | None = None
         self._about: dict = {}
@@ -249,9 +249,11 @@ class Worker:
         try:
             while True:
                 answer = call.next(POLL_S if give_way else None)
-                if answer is None:
+                if give_way is not None and (answer is None or answer[0] == "event"):        # at events too: quick steps leave no pause
                     self._give_way(give_way)
-                elif answer[0] == "event":
+                if answer is None:
+                    continue
+                if answer[0] == "event":
                     yield answer[1]
                 elif answer[0] == "done":
                     return
