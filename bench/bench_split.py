@@ -30,7 +30,7 @@ def measure(report: Report, work: Work, device: torch.device, budget_s: float, s
     techniques = replace(techniques_for(device, "turbo"), fused=True, graph=False)
     if sixteen:
         techniques = replace(techniques, linear=None, sage=None)
-    network, fitted = make(work, Rung("shared", techniques), device, dtype)
+    network, fitted = make(work, Rung("shared", techniques, sparse=not sixteen), device, dtype)
     noise, text, _, condition = inputs(work, device)
     timestep = torch.tensor([850.0])
     with torch.inference_mode():
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="wan2.1-t2v-14b-480p")
     parser.add_argument("--frames", type=int)
     parser.add_argument("--size", help="WIDTHxHEIGHT")
-    parser.add_argument("--sixteen", action="store_true", help="layers in 16 bits, for a sharper check")
+    parser.add_argument("--sixteen", action="store_true", help="layers in 16 bits and dense attention: nothing to round or choose either way, a sharper check")
     parser.add_argument("--budget", type=float, default=4, help="seconds of timing a pass alone")
     parser.add_argument("--out")
     options = parser.parse_args(argv)
