@@ -1,13 +1,14 @@
 """Every number and sheet of the model card, from the weights: `python -m turbo_engine.distill.report --out OUT`.
 
 Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
-sharpness, flicker, variety over seeds, the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact
+sharpness, flicker, variety over seeds, larger clips than it was trained for, the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact
 sheets of the showcase prompts.
 Runs on a CPU too, given patience (--prompts 8).
 """
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from turbo_engine.weights import fill
 
 BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
+LARGER_PROMPTS, LARGER = 100, {"33 x 384 x 384": dict(width=384, height=384), "65 x 256 x 256": dict(num_frames=65)}
 
 
 class Studio:
@@ -40,6 +42,7 @@ class Studio:
 
     def __init__(self, folder: Path, run: Run, text_encoder: Path | None):
         self.preset, self.run = pocket_preset(), run
+        self.clip = self.preset.clip                              # size and length of what is made
         self.networks = {role: self._place(load_dit(folder, role)) for role in ("teacher", "student")}
         self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
         options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
@@ -50,8 +53,7 @@ class Studio:
 
     def noise(self, seeds: list[int]) -> Tensor:
         """The draw each seed has in the app, [B, C, T, H, W] float32."""
-        clip = self.preset.clip
-        shape = self.preset.latent_shape(clip.num_frames, clip.height, clip.width)
+        shape = self.preset.latent_shape(self.clip.num_frames, self.clip.height, self.clip.width)
         return torch.stack([torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))[0] for seed in seeds])
 
     @torch.inference_mode()
@@ -128,6 +130,23 @@ def variety(make, prompts: list[str]) -> float:
     return round(float(torch.stack(spread).mean()), 4)
 
 
+def larger(studio: Studio, probe, prompts: list[str], labels: Tensor) -> dict:
+    """The student's 4 steps at sizes and lengths that it was not trained for, by the probe; a long clip in two parts of the usual length."""
+    usual, sampler, found = studio.clip, studio.preset.turbo.sampler, {}
+    for name, change in LARGER.items():
+        studio.clip = replace(usual, **change)
+        views: list[list[Tensor]] = [[] for _ in range(0, studio.clip.num_frames - 1, usual.num_frames - 1)]
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start:start + BATCH]
+            frames = studio.frames(studio.student(part, list(range(start, start + len(part))), 4, sampler))
+            for index, seen in enumerate(views):
+                first = index * (usual.num_frames - 1)
+                seen.append(view(frames[:, :, first:first + usual.num_frames]))
+        found[name] = [accuracy(probe, torch.cat(seen), labels) for seen in views]
+    studio.clip = usual
+    return found
+
+
 def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
     """Mean SSIM of student-4 to teacher-50 at the same seed, by sampler, over one seed a prompt."""
     scores: dict[str, list[float]] = {name: [] for name in ("sde", "fixed-noise", "ode")}
@@ -186,6 +205,7 @@ def main() -> None:
         still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
         report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
                               for name, make in makers.items()}
+        report["larger"] = larger(studio, probe, prompts[:LARGER_PROMPTS], labels[:LARGER_PROMPTS])
         report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
     if run.cuda:
         studio.vae.float()
