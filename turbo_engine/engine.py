@@ -14,6 +14,7 @@ from torch import Tensor
 
 from turbo_engine.errors import OutOfMemory, RequestError, TurboError
 from turbo_engine.families import Family, open_family
+from turbo_engine.heap import give_back
 from turbo_engine.models.experts import expert_steps
 from turbo_engine.plan import MemoryPlan
 from turbo_engine.presets import Preset, load_preset
@@ -26,6 +27,7 @@ from turbo_engine.types import MODES, Event, Mode, OnState, Preview, Progress, R
 from turbo_engine.vocabulary import PromptReport
 
 PREVIEW_LATENT_FRAMES = 2    # 5 frames, enough to see a motion start; 104 ms where all 33 take 544 (pocket, one core)
+TRIM_EVERY = 8               # jobs, after which freed memory goes back to the system
 MAX_THREADS = 16             # beyond it a model this narrow waits for its own threads
 
 
@@ -55,6 +57,7 @@ class Engine:
         self._family: Family | None = None
         self.alive: Callable[[], None] = lambda: None           # called by what is long and shows nothing, such as reading a network
         self._lock = threading.Lock()
+        self._jobs = 0
         self._decode_s: float | None = None
         self._give_way: Callable[[], None] | None = None        # of the job that runs now
         self._started: torch.cuda.Event | None = None           # what the last block put on the device
@@ -161,6 +164,9 @@ class Engine:
                     raise
             finally:
                 self._give_way = None
+                self._jobs += 1
+                if self._jobs % TRIM_EVERY == 0:
+                    give_back()
             self._family.make_room()                           # out of the handler: the error held the job's tensors
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

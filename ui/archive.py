@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from turbo_engine.errors import OutputError, TurboError
+from turbo_engine.heap import give_back
 from turbo_engine.media import read_frames
 from turbo_engine.store import Entry, Store, StoreError
 from turbo_engine.types import Result
@@ -78,6 +79,8 @@ class Archive:
             except TurboError as error:
                 log.error("%s", error)
                 self.on_trouble(f"This clip could not be kept in the history. {error}")
+            del clip
+            give_back()
 
     # -- back again ----------------------------------------------------------------------------------------------------
 
