@@ -1,6 +1,8 @@
 """What is exported is what was meant: every file is decoded again, its recipe read back, and foreign files are refused."""
+import contextlib
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -93,6 +95,22 @@ def test_video_plays_as_meant(name):
     assert facts["tags"] == [1, 1, 1, 1]                       # BT.709 matrix, limited range, BT.709 primaries and transfer
     assert times == pytest.approx([k / 16 for k in range(9)], abs=1.1e-3)      # WebM counts in milliseconds
     assert psnr(back, frames) > 30
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux has it")
+@pytest.mark.parametrize("name", VIDEOS)
+def test_an_encoder_takes_its_turn_like_all_else(name):
+    """SVT-AV1, as root, moves whoever opens it to real time, and all that is started from there."""
+    seen = set()
+
+    def look(*_):
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):
+                seen.add(os.sched_getscheduler(int(task)))
+
+    export(moving(), 16, RECIPE, ExportOptions(name), progress=look)
+    look()
+    assert seen == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize("name", VIDEOS)

@@ -2,6 +2,7 @@
 
 PyAV and OpenCV come in when first used. Colours are BT.709, limited range, and tagged so: players guess otherwise.
 """
+import contextlib
 import errno
 import functools
 import io
@@ -65,6 +66,21 @@ def h264_options(crf: int, preset: str) -> dict[str, str]:
     return {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
 
 
+@contextlib.contextmanager
+def _ordinary_priority():
+    """What is begun in here runs in turn with all else. As root, SVT-AV1 takes real time for the thread that opens it and its own: nothing
+    else on the machine moves then, and what that thread starts later inherits it."""
+    ask = getattr(os, "sched_getscheduler", None)              # Linux has it
+    before = ask and ask(0)
+    try:
+        yield
+    finally:
+        for task in map(int, os.listdir("/proc/self/task")) if ask and before == os.SCHED_OTHER else ():
+            with contextlib.suppress(OSError):                  # it has ended
+                if ask(task) in (os.SCHED_FIFO, os.SCHED_RR):
+                    os.sched_setscheduler(task, os.SCHED_OTHER, os.sched_param(0))
+
+
 def encode_video(pictures: Iterable[np.ndarray], count: int, size: tuple[int, int], fps: int | Fraction,
                  recipe: dict | None = None, *, container: str = "mp4", encoder: str = "libx264",
                  options: dict[str, str] | None = None, codec_tag: str | None = None,
@@ -101,7 +117,8 @@ def encode_video(pictures: Iterable[np.ndarray], count: int, size: tuple[int, in
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         try:
-            context.open(strict=False)
+            with _ordinary_priority():
+                context.open(strict=False)
         except av.error.FFmpegError as error:
             raise OutputError(f"size: expected one that {encoder} takes, got {size[1]}x{size[0]}; try another size or format"
                               ) from error
