@@ -82,10 +82,7 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        count = 1
-        for size, patch in zip(self.latent_shape[2:], self.config.patch_size):
-            count *= size // patch
-        return count
+        return self.preset.num_tokens(self.frames, self.height, self.width)
 
     def flop(self) -> dict[str, float]:
         """Of one forward pass, by group; sparse attention over the kept blocks alone."""

@@ -42,12 +42,6 @@ def one(engine: Engine, request: Request) -> dict:
     return row
 
 
-def pruned(folder: Path | None) -> MiniLM | None:
-    if folder is None:
-        return None
-    return MiniLM.opened(folder, text_len=load_preset("pocket").text.text_len, device="cuda" if torch.cuda.is_available() else "cpu", dtype=torch.float32)
-
-
 def summary(rows: list[dict]) -> dict:
     """Best, median and 95th percentile of each column; SSIM: median alone."""
     table: dict = {}
@@ -69,7 +63,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     start = time.perf_counter()
-    engine = Engine("pocket", encoder=pruned(args.text_encoder)).load()
+    preset, device = load_preset("pocket"), "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = MiniLM.opened(args.text_encoder, text_len=preset.text.text_len, device=device, dtype=torch.float32)
+    engine = Engine(preset, device=device, encoder=encoder).load()
     load_s = time.perf_counter() - start
     world, rng = load_world(), random.Random(5)
     prompts = [caption(world, spec, rng, canonical=True) for spec in sample_specs(world, args.prompts + args.full, rng)]

@@ -117,8 +117,8 @@ class Judge:
 
 def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
     device, sampler, steps = studio.run.device, studio.preset.turbo.sampler, studio.preset.turbo.num_steps
-    _, frames, height, width = studio.preset.latent_shape(studio.preset.clip.num_frames, studio.preset.clip.height, studio.preset.clip.width)
-    tokens, plain = frames * height * width // 4, studio.networks["student"]
+    clip, plain = studio.preset.clip, studio.networks["student"]
+    tokens = studio.preset.num_tokens(clip.num_frames, clip.height, clip.width)
     sparse = sparse_settings(folder)
     trained = None if sparse is None else load_dit(folder, "student", sparse=sparse).to(plain.patch_embedding.weight)
 

@@ -3,7 +3,6 @@
 Engine and bench fit them by the same call. Where a technique has a plain alternative it is kept only if it measures faster
 on this card at this size (`kernels.choice`: measured once, kept on disk).
 """
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,8 +103,7 @@ def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Modu
 def accelerate_for(preset: Preset, model: DiT, techniques: Techniques, between: Callable[..., None]) -> tuple[nn.Module, list[str]]:
     """`accelerate` for a preset's clips. between: a place to stand still, called between blocks, or between the steps of one CUDA graph."""
     clip = preset.clip
-    _, frames, height, width = preset.latent_shape(clip.num_frames, clip.height, clip.width)
-    network, fitted = accelerate(model, techniques, frames * height * width // math.prod(preset.dit.patch_size))
+    network, fitted = accelerate(model, techniques, preset.num_tokens(clip.num_frames, clip.height, clip.width))
     for part in (network,) if techniques.graph else network.blocks:
         part.register_forward_pre_hook(between)
     return network, fitted

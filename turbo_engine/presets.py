@@ -3,6 +3,7 @@
 `presets/NAME.toml` holds the numbers; weights and vocabulary of our own model lie in the folder `presets/NAME/` beside it, those
 of the Wan family where the user has them.
 """
+import math
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -243,6 +244,10 @@ class Preset:
         """[C, T, H, W] of a clip's latent."""
         stride = self.vae.spatial_stride
         return self.vae.latent_channels, latent_frames(num_frames), height // stride, width // stride
+
+    def num_tokens(self, num_frames: int, height: int, width: int) -> int:
+        """L of a clip in the networks."""
+        return math.prod(self.latent_shape(num_frames, height, width)[1:]) // math.prod(self.dit.patch_size)
 
 
 _SECTIONS = {name: tuple(kind for kind in (get_args(hint) or (hint,)) if is_dataclass(kind))

@@ -1,8 +1,8 @@
 """Every number and sheet of the model card, from the weights: `python -m turbo_engine.distill.report --out OUT`.
 
 Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
-sharpness, flicker, variety over seeds, larger clips than it was trained for, the distance of turbo from full for one seed by sampler, the autoencoder's PSNR, and contact
-sheets of the showcase prompts.
+sharpness, flicker, variety over seeds, larger clips than it was trained for, the distance of turbo from full for one seed by
+sampler, the autoencoder's PSNR, and contact sheets of the showcase prompts.
 Runs on a CPU too, given patience (--prompts 8).
 """
 import json

@@ -115,18 +115,12 @@ class LastLevel:
                         places[a, b, :, :, y + 1, x + 1] += taps[:, :, i, j]
                         reads[a, b, :, up, left, :, y + 1, x + 1] += head.weight[:, :, i, j]
         frames = grow.conv.weight.float()[:, :, 0, 0].unflatten(0, (grow.frames, -1))          # [F, C, C before]
-        form = dict(memory_format=torch.channels_last)
-        self._grown = [torch.einsum("abnchw,cd->abndhw", places, one).flatten(0, 2).to(conv.weight.dtype).contiguous(**form) for one in frames]
-        self._reads = reads.flatten(3, 5).flatten(0, 2).contiguous(**form)
-        self._none, self._bias = self._grown[0].new_zeros(len(self._grown[0])), head.bias.repeat(4)
+        self._grown = [_conv2d(torch.einsum("abnchw,cd->abndhw", places, one).flatten(0, 2).to(conv.weight.dtype)) for one in frames]
+        self._reads = _conv2d(reads.flatten(3, 5).flatten(0, 2), head.bias.repeat(4))
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, C, H, W], its channels side by side -> [N * frames, 3, 2H, 2W]."""
-        grown = []
-        for weight in self._grown:
-            h = torch.cudnn_convolution_relu(x, weight, self._none, (1, 1), (1, 1), (1, 1), 1) if x.is_cuda else F.relu(F.conv2d(x, weight, padding=1))
-            grown.append(F.conv2d(h, self._reads, self._bias, padding=1))
-        four = torch.stack(grown, 1).flatten(0, 1).unflatten(1, (2, 2, -1))                    # [N, up, left, 3, H, W]
+        four = torch.stack([self._reads(_conv_relu(conv, x)) for conv in self._grown], 1).flatten(0, 1).unflatten(1, (2, 2, -1))                    # [N, up, left, 3, H, W]
         return four.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
@@ -149,6 +143,14 @@ def _remember(block: MemoryBlock, x: Tensor, history: TinyHistory) -> Tensor:
     first, _, second, _, third = block.conv
     h = _conv_relu(second, _conv_relu(first, pairs.flatten(0, 1)))
     return _conv_relu(third, h, x.flatten(0, 1))
+
+
+def _conv2d(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """3 x 3 with these weights, channels last; without a bias it adds zeros."""
+    conv = nn.Conv2d(weight.shape[1], len(weight), 3, padding=1, device="meta")
+    conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    conv.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias, requires_grad=False)
+    return conv
 
 
 def _conv_relu(conv: nn.Conv2d, x: Tensor, plus: Tensor | None = None) -> Tensor:
