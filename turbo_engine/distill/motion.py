@@ -2,6 +2,8 @@
 
 Screen units: x right, y down, -1..1 over the frame. The camera keeps the horizon, HORIZON, as the centre of its zoom, so that
 sky and ground meet at every zoom. All curves start at a canonical phase: bouncing starts on the ground, spinning face on.
+A latent frame stands for four frames, so what moves is slow enough to be told at a quarter of the frame rate: no squash, step
+or turn is over in fewer than some six frames.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     # Zoomed in, the frame is narrower: keep a standing subject near its middle.
     x = rest + spec.x / float(camera.zoom.max()) ** 2
     if spec.companion is not None:                       # make room
-        x = x - 0.13 * companion_side(spec) / float(camera.zoom.max()) ** 2
+        x = x - 0.125 * companion_side(spec) / float(camera.zoom.max()) ** 2
     lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, 0.0
 
     if motion in ("right", "left"):
@@ -107,17 +109,18 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         x, lift, angle = _travel(subject, scene, side, t, size, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
-        lift, tall = _jump(t, min(0.62, room))
+        lift, tall = _jump(t, min(0.46, room))
     elif motion == "flip":
-        lift, tall = _jump(t, min(0.50, room))
-        angle = -2 * math.pi * ease((t - 0.2) / 0.5) * (-1 if subject.faces == "right" else 1)
+        lift, tall = _jump(t, min(0.42, room))
+        turned = np.clip((t - 0.13) / 0.68, 0, 1)
+        angle = -math.pi * (turned + ease(turned)) * (-1 if subject.faces == "right" else 1)
     elif motion == "bounce":
-        phase = (3 * t) % 1.0
-        lift = 4 * phase * (1 - phase) * min(0.34, room)
-        contact = np.exp(-((np.minimum(phase, 1 - phase) / 0.13) ** 2))
-        tall = 1 + 0.08 * (1 - contact) - 0.22 * contact * ease(t / 0.08)
+        phase = (2 * t) % 1.0
+        lift = 4 * phase * (1 - phase) * min(0.32, room)
+        contact = np.exp(-((np.minimum(phase, 1 - phase) / 0.16) ** 2))
+        tall = 1 + 0.06 * (1 - contact) - 0.20 * contact * ease(t / 0.08)
     elif motion == "spin":
-        turn = np.cos(4 * math.pi * t)
+        turn = np.cos(2 * math.pi * t)
         mirror, wide = np.where(turn < 0, -1.0, 1.0), np.maximum(np.abs(turn), 0.07)
     elif motion == "float":
         level = min(0.36, room - 0.06)
@@ -130,7 +133,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         tall = np.minimum(tall, 1 + room / size)
         wide = tall
     elif motion == "sway":
-        angle, hinge = 0.24 * np.sin(2 * math.pi * 2 * t), 1.0
+        angle, hinge = 0.22 * np.sin(2 * math.pi * 2 * t), 1.0
         tall = 1 - 0.03 * np.abs(np.sin(2 * math.pi * 2 * t))
     elif motion == "drop":
         lift, tall = _drop(t, room + 0.62 * size)
@@ -199,9 +202,9 @@ def _travel(subject, scene, side, t, size, room, camera):
     if subject.moves == "swims" or (weightless and subject.moves == "walks"):
         return x, 0.10 + 0.05 * np.sin(2 * wave), side * 0.10 * np.cos(2 * wave)
     if subject.moves == "walks":
-        return x, 0.10 * size * np.abs(np.sin(2 * wave)), 0.08 * np.sin(2 * wave)
+        return x, 0.07 * size * np.sin(1.5 * wave) ** 2, 0.06 * np.sin(1.5 * wave)
     if subject.moves == "drives":
-        return x, 0.010 * np.abs(np.sin(7 * wave)), 0.010 * np.sin(7 * wave)
+        return x, 0.008 * np.sin(1.5 * wave) ** 2, 0.010 * np.sin(1.5 * wave)
     if subject.moves == "boat":
         return x, 0.02 + 0.02 * np.sin(2 * wave), 0.06 * np.sin(2 * wave)
     if subject.moves == "drifts":
@@ -210,17 +213,17 @@ def _travel(subject, scene, side, t, size, room, camera):
 
 
 def _jump(t, height):
-    """Crouch, rise from t = 0.18, land at 0.72, recover. Returns lift, vertical stretch."""
-    phase = np.clip((t - 0.18) / 0.54, 0, 1)
+    """Crouch, rise from t = 0.17, land at 0.77, recover. Returns lift, vertical stretch."""
+    phase = np.clip((t - 0.17) / 0.60, 0, 1)
     lift = 4 * phase * (1 - phase) * height
-    crouch = np.exp(-(((t - 0.12) / 0.06) ** 2)) + np.exp(-(((t - 0.76) / 0.055) ** 2))
-    air = ((t > 0.18) & (t < 0.72)) * np.abs(1 - 2 * phase) * np.sin(math.pi * phase)
-    return lift, 1 - 0.26 * crouch + 0.16 * air
+    crouch = np.exp(-(((t - 0.10) / 0.075) ** 2)) + np.exp(-(((t - 0.82) / 0.075) ** 2))
+    air = ((t > 0.17) & (t < 0.77)) * np.abs(1 - 2 * phase) * np.sin(math.pi * phase)
+    return lift, 1 - 0.22 * crouch + 0.12 * air
 
 
 def _drop(t, height):
-    """Fall from the top edge, land at t = 0.4, one small rebound. Returns lift, vertical stretch."""
-    fall = height * (1 - np.clip(t / 0.4, 0, 1) ** 2)
-    rebound = np.clip((t - 0.4) / 0.25, 0, 1)
-    squash = np.exp(-(((t - 0.42) / 0.045) ** 2)) + 0.45 * np.exp(-(((t - 0.68) / 0.04) ** 2))
-    return fall + 0.09 * 4 * rebound * (1 - rebound), 1 - 0.30 * squash + 0.08 * (t < 0.38) * ease(t / 0.2)
+    """Fall from the top edge, land at t = 0.5, one small rebound. Returns lift, vertical stretch."""
+    fall = height * (1 - np.clip(t / 0.5, 0, 1) ** 2)
+    rebound = np.clip((t - 0.5) / 0.3, 0, 1)
+    squash = np.exp(-(((t - 0.53) / 0.07) ** 2)) + 0.4 * np.exp(-(((t - 0.84) / 0.07) ** 2))
+    return fall + 0.09 * 4 * rebound * (1 - rebound), 1 - 0.25 * squash + 0.06 * (t < 0.46) * ease(t / 0.2)
