@@ -84,10 +84,38 @@ def test_english_is_not_taken_for_another_language(by_spelling, prompt):
     assert not any("English" in note for note in by_spelling.check(prompt).notes)
 
 
-@pytest.mark.parametrize("typo, known", [("pengiun", "penguin"), ("elefant", None), ("zebrra", "zebra"),
-                                         ("rockte", "rocket"), ("beech", "beach"), ("🐧", "penguin"), ("🦖", "T-Rex")])
-def test_typing_errors(by_spelling, typo, known):
-    assert by_spelling.check(f"a {typo}").suggestions == (((typo, (known,)),) if known else ())
+@pytest.mark.parametrize("typo, known", [("pengiun", "penguin"), ("Zebrra", "zebra"), ("rockte", "rocket"), ("beech", "beach"),
+                                         ("pengiuns", "penguin"), ("jumpng", "jumping")])
+def test_typing_errors_are_put_right(by_spelling, typo, known):
+    prompt = f"My {typo} on the BEACH, camera still"
+    report = by_spelling.check(prompt)
+    assert report.corrected == ((typo.lower(), known),) and report.notes == (f'Read "{typo.lower()}" as "{known}".',)
+    assert not report.unknown_words and not report.suggestions
+    assert by_spelling.read(prompt) == prompt.replace(typo, known)
+
+
+@pytest.mark.parametrize("word, near", [("noodle", ("poodle",)), ("elefant", ()), ("catle", ("cattle", "castle", "cable")), ("🐧", ("penguin",)), ("🦖", ("T-Rex",))])
+def test_what_may_be_another_word_is_asked_about(by_spelling, word, near):
+    report = by_spelling.check(f"a {word}")
+    assert report.unknown_words == (word,) and not report.corrected and by_spelling.read(f"a {word}") == f"a {word}"
+    assert bool(near) == bool(report.suggestions) and set(dict(report.suggestions).get(word, ())) <= set(near)
+
+
+@pytest.mark.parametrize("prompt", ["a moose", "a racoon", "a stork and a dog", "ein Pinguim im Schnee", "", "a penguin"])
+def test_words_of_their_own_are_left_alone(engine, prompt):
+    assert engine.check_prompt(prompt).corrected == ()
+
+
+def test_a_typing_error_makes_the_clip_of_the_word(engine, tmp_path):
+    from turbo_engine import Request
+
+    def clip(prompt):
+        *_, result = engine.generate(Request(prompt, seed=5))
+        return result
+
+    right, wrong = clip("an umbrella floating in the desert"), clip("an umgrella floating in the desret")
+    assert (right.frames == wrong.frames).all() and wrong.recipe["prompt"] == "an umgrella floating in the desret"
+    assert [note.split('"')[1] for note in wrong.notes] == ["umgrella", "desret"]
 
 
 @pytest.mark.parametrize("a, b, near", [

@@ -3,7 +3,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class PromptReport:
     """The same in plain sentences, for a person."""
     foreign: bool = False
     """Not in the language the model reads: the first note says so, and its words one by one are of no help."""
+    corrected: tuple[tuple[str, str], ...] = ()
+    """(word as it was typed, the taught one it is read as): one letter off, and nothing else it could be. Not among the unknown."""
 
 
 class Vocabulary:
@@ -67,13 +69,21 @@ class Vocabulary:
         """Unknown words in order of appearance. Any text is fine here, an empty one too."""
         tokens = self.count_tokens(prompt)
         truncated = tokens > self.text_len
-        unknown, near, notes, foreign = self._read(prompt) if self.world else ((), (), [], False)
-        if truncated:
-            notes.append(f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out.")
-        return PromptReport(unknown, near, truncated, tuple(notes), foreign)
+        report = self._report(prompt) if self.world else PromptReport((), (), False, ())
+        if not truncated:
+            return report
+        note = f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out."
+        return replace(report, truncated=True, notes=(*report.notes, note))
 
-    def _read(self, prompt: str) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...], list[str], bool]:
-        words = [_fold(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).lower().replace("’", "'"))]
+    def read(self, prompt: str) -> str:
+        """The prompt as the model should have it: typing errors that can mean one taught word only are put right."""
+        corrected = dict(self.check(prompt).corrected)
+        if not corrected:
+            return prompt
+        return _WORD.sub(lambda word: corrected.get(_plain(word[0]), word[0]), unicodedata.normalize("NFC", prompt))
+
+    def _report(self, prompt: str) -> PromptReport:
+        words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]
         text = " " + " ".join(self._singular(word) for word in words) + " "
         subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
         rest = self._subject.sub(lambda phrase: "\0" + " \0" * phrase[0].count(" "), text).split(" ")[1:-1]
@@ -82,12 +92,15 @@ class Vocabulary:
         if unknown and _is_foreign(words):
             near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
             subjects += [self._owner[found[0]] for _, found in near if found[0] in self._owner]
-            return unknown, near, [self._english_only(subjects)], True
+            return PromptReport(unknown, near, False, (self._english_only(subjects),), foreign=True)
+        corrected = tuple((word, known) for word in unknown if (known := self._meant(word)))
+        unknown = tuple(word for word in unknown if word not in dict(corrected))
         near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
-        notes = [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
+        notes = [f'Read "{word}" as "{known}".' for word, known in corrected]
+        notes += [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
         if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
             notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
-        return unknown, near, notes, False
+        return PromptReport(unknown, near, False, tuple(notes), corrected=corrected)
 
     def _is_unknown(self, word: str) -> bool:
         if not word.isascii():
@@ -111,8 +124,7 @@ class Vocabulary:
 
     def _nearest(self, word: str, *, describes: bool) -> tuple[str, ...]:
         """describes: it stands before a subject ("a purple dog"), so no subject can replace it."""
-        real = self.embed is not None and self.count_tokens(word) == 3     # one piece between the marks: no typing error
-        if not real and (found := self._spelled_like(word, _MIN_TYPO)):
+        if not self._is_real(word) and (found := self._spelled_like(word, _MIN_TYPO)):
             return found
         deed = len(word) > 5 and word.endswith(("ing", "ly")) and not word.endswith("fly")
         if self.embed is None or describes or deed or not word.isascii():
@@ -123,13 +135,29 @@ class Vocabulary:
             self._remembered[word] = self._meant_like(word)
         return self._remembered[word]
 
+    def _is_real(self, word: str) -> bool:
+        """Whether the text encoder knows it as a word of its own, one piece between two marks: then it is no typing error."""
+        return self.embed is not None and self.count_tokens(word) == 3
+
+    def _meant(self, word: str) -> str:
+        """The taught word that an unknown one must be a slip of; "" where it is a word of its own, or could be several.
+
+        The first letter is hardly ever the wrong one: a noodle is no poodle, a beagle no eagle.
+        """
+        if self._is_real(word) or not word.isascii():
+            return ""
+        found = [known for known in self._spelled_like(word, _MIN_TYPO) if known[0] == word[0]]
+        subjects = [known for known in found if known in self._subject_words]
+        return subjects[0] if len(subjects) == 1 else found[0] if len(found) == 1 else ""
+
     def _spelled_like(self, word: str, min_letters: int) -> tuple[str, ...]:
         if not word.isascii():
             drawn = unicodedata.name(word[0], "").lower().removesuffix(" face")
             return (self._owner[drawn],) if drawn in self._owner else ()
         if len(word) < min_letters:
             return ()
-        typos = sorted((w for w in self._typeable if one_edit_apart(word, w)), key=lambda known: (known not in self._owner, known))
+        forms = {word, *_singulars(word)}
+        typos = sorted((w for w in self._typeable if any(one_edit_apart(form, w) for form in forms)), key=lambda known: (known not in self._owner, known))
         return tuple(typos[:_MAX_SUGGESTIONS])
 
     def _embed_subjects(self) -> None:
@@ -191,8 +219,9 @@ def _deed(word: str) -> set[str]:
     return bases
 
 
-def _fold(word: str) -> str:
-    """Without accents where that leaves plain letters: "zèbre" -> "zebre"; other scripts stay."""
+def _plain(word: str) -> str:
+    """In lower case, without accents where that leaves plain letters: "Zèbre" -> "zebre"; other scripts stay."""
+    word = word.lower()
     plain = "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
     return plain if plain.isascii() else word
 

@@ -479,7 +479,7 @@ class Desk:
         found = self._engine.check_prompt(job.edit.words)
         report = {
             "unknown": list(found.unknown_words), "suggestions": found.suggestions, "truncated": found.truncated,
-            "notes": list(found.notes), "foreign": found.foreign,
+            "notes": list(found.notes), "foreign": found.foreign, "corrected": found.corrected,
         }
         self._tell(job, {"type": "words", "generation": job.edit.generation, **report})
         return report

@@ -333,9 +333,10 @@ def test_engine_errors_are_one_line_of_text(fake_desk):
     fake_desk.settle("a robot")
 
 
-def test_an_unknown_word_is_named_and_a_click_mends_it(fake_desk):
-    fake_desk.prompt.fill("a pengin spinning")
-    fake_desk.page.get_by_text("was not taught “pengin”").wait_for()
+@pytest.mark.parametrize("word, said", [("qenguin", "was not taught “qenguin”"), ("pengin", "“pengin” is read as")])
+def test_a_word_that_is_not_taught_is_named_and_a_click_mends_it(fake_desk, word, said):
+    fake_desk.prompt.fill(f"a {word} spinning")
+    fake_desk.page.get_by_text(said).wait_for()
     fake_desk.page.locator(".nearest .chip", has_text="penguin").first.click()
     assert fake_desk.prompt.input_value() == "a penguin spinning"
     fake_desk.settle("a penguin spinning")

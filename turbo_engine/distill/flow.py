@@ -22,7 +22,7 @@ from turbo_engine.models.vae import VAE
 
 TIME_SHIFT = 2.5
 UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
-SUBJECT_WEIGHT = 8.0
+SUBJECT_WEIGHT = 20.0
 CAPTION_DROPOUT = 0.1
 MUON_LR, ADAM_LR = 2.5e-3, 1e-3
 

@@ -50,7 +50,7 @@ class Pocket:
         for block in self._vae.decoder.children():
             for part in block if isinstance(block, nn.ModuleList) else (block,):
                 part.register_forward_pre_hook(between_blocks)
-        self._contexts = ContextCache(lambda prompt: self._encoder.encode([prompt]))
+        self._contexts = ContextCache(lambda prompt: self._encoder.encode([self.vocabulary.read(prompt)]))
         world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
         self.vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
 

@@ -115,7 +115,7 @@ export class Panel {
   /** Half a word is always unknown: what to say about the words waits for a pause. isCurrent: whether it still matters then. */
   showWords(report, isCurrent) {
     clearTimeout(this._pause);
-    const calm = !report.unknown.length && !report.truncated;
+    const calm = !report.unknown.length && !report.corrected.length && !report.truncated;
     this._pause = setTimeout(() => isCurrent() && this._fillWords(report), calm ? 0 : WORDS_PAUSE_MS);
   }
 
@@ -178,19 +178,25 @@ export class Panel {
     }
   }
 
-  _fillWords({ unknown, suggestions, truncated, notes, foreign }) {
+  _fillWords({ unknown, corrected, suggestions, truncated, notes, foreign }) {
     const box = this.$(".words");
     box.replaceChildren();
     if (foreign) {
       box.append(...notes.map((note) => element("p", {}, note)));
       return;
     }
+    const swap = (word, known) => chip(known, () => this._type(replaceWord(this.$(".prompt").value, word, known)));
+    for (const [word, known] of corrected) {
+      const line = element("p", { className: "nearest" }, `“${word}” is read as `);
+      line.append(swap(word, known));
+      box.append(line);
+    }
     if (unknown.length) {
       box.append(element("p", {}, `${this._preset} was not taught ${unknown.map((word) => `“${word}”`).join(", ")}.`));
     }
     for (const [word, nearest] of suggestions) {
       const line = element("p", { className: "nearest" }, unknown.length > 1 ? `Instead of “${word}”: ` : "Nearest it knows: ");
-      line.append(...nearest.map((known) => chip(known, () => this._type(replaceWord(this.$(".prompt").value, word, known)))));
+      line.append(...nearest.map((known) => swap(word, known)));
       box.append(line);
     }
     if (truncated) box.append(element("p", {}, notes.at(-1) ?? "The prompt is too long; its end is left out."));
