@@ -49,7 +49,7 @@ def run(network, latent, timestep, text, condition):
         return network(latent, timestep, network.embed_text(text), **({} if condition is None else {"condition": condition}))
 
 
-@pytest.mark.parametrize("changes", [{}, {"prediction": "x0"}, {"in_channels": 12}])
+@pytest.mark.parametrize("changes", [{}, {"prediction": "x0", "text_modulation": True}, {"in_channels": 12}])
 @pytest.mark.parametrize("sparse", [SPARSE, None])
 def test_the_fused_network_is_the_plain_one(changes, sparse):
     config = replace(CONFIG, **changes)
@@ -163,10 +163,11 @@ def test_every_technique_stays_near_the_plain_network(card, mode):
 
 
 @pytest.mark.gpu
-def test_a_graph_repeats_the_network(card):
+@pytest.mark.parametrize("text_modulation", [False, True])
+def test_a_graph_repeats_the_network(card, text_modulation):
     """Bit for bit, at other times, prompts and shapes too."""
     best = replace(techniques_for(card, "turbo"), graph=False)
-    eager, _ = accelerate(build(GPU_CONFIG, GPU_SPARSE, card, torch.bfloat16), best, 960)
+    eager, _ = accelerate(build(replace(GPU_CONFIG, text_modulation=text_modulation), GPU_SPARSE, card, torch.bfloat16), best, 960)
     graphed = GraphedDiT(eager)
     for size, time, seed in ((GPU_SIZE, 850.0, 0), (GPU_SIZE, 300.0, 0), (GPU_SIZE, 850.0, 1), ((3, 16, 16), 850.0, 0), (GPU_SIZE, 850.0, 0)):
         latent, _, text, _ = inputs(GPU_CONFIG, 1, size, card)

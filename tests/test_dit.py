@@ -130,6 +130,23 @@ def test_fresh_model_predicts_zero_velocity():
     assert DiT(CONFIG).init_weights()(latent, timestep, text).abs().max() == 0
 
 
+def test_a_text_modulates_the_blocks_of_its_own_clip_alone():
+    """Fresh, it changes nothing; trained, each clip of a batch is moved by its own text, and that is kept with the text."""
+    torch.manual_seed(0)
+    latent, timestep, text = batch()
+    plain, modulated = DiT(CONFIG), DiT(replace(CONFIG, text_modulation=True)).init_weights()
+    torch.nn.init.normal_(modulated.head.head.weight)
+    plain.load_state_dict({key: tensor for key, tensor in modulated.state_dict().items() if "text_modulation" not in key})
+    assert torch.equal(modulated(latent, timestep, text), plain(latent, timestep, text))
+    torch.nn.init.normal_(modulated.text_modulation.project.weight)
+    together, context = modulated(latent, timestep, text), modulated.embed_text(text)
+    assert len(context) == CONFIG.num_layers + 1 and (together - plain(latent, timestep, text)).abs().mean() > 0.01
+    assert torch.equal(modulated(latent, timestep, context), together)
+    for i in range(len(latent)):
+        alone = modulated(latent[i:i + 1], timestep[i:i + 1], text[i:i + 1])
+        torch.testing.assert_close(alone, together[i:i + 1], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dim, heads, layers, ffn, channels, tensors, numbers", [
     (1536, 12, 30, 8960, 16, 825, 1_418_996_800), (5120, 40, 40, 13_824, 16, 1095, 14_288_491_584),
     (5120, 40, 40, 13_824, 36, 1095, 14_288_901_184)], ids=["1.3B", "14B", "A14B"])

@@ -42,7 +42,7 @@ class Denoiser:
             assert unconditional is not None, "guidance needs something to steer away from"
             self.contexts = [unconditional, context]
             if together:
-                self.contexts = [[(torch.cat((k0, k1)), torch.cat((v0, v1))) for (k0, v0), (k1, v1) in zip(unconditional, context)]]
+                self.contexts = [[tuple(map(torch.cat, zip(*parts))) for parts in zip(unconditional, context)]]
         self._clips = self.passes // len(self.contexts)          # copies of the clip in one pass
         self.options = {} if condition is None else {"condition": condition.repeat(self._clips, 1, 1, 1, 1)}
         self.nfe = 0

@@ -5,7 +5,7 @@ of the Wan family where the user has them.
 """
 import math
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -287,8 +287,8 @@ def _section(file: str, section: str, kinds: tuple[type, ...], table: object):
         raise PresetError(f"{where}: expected a table, got {table!r}")
     kind = max(kinds, key=lambda kind: len({f.name for f in fields(kind)} & set(table)))
     hints = {f.name: get_type_hints(kind)[f.name] for f in fields(kind)}
-    _refuse_unknown(where, "key", table, hints)
-    values = {key: _value(where, key, hint, table[key]) for key, hint in hints.items()}
+    _refuse_unknown(where, "key", table, hints, {f.name for f in fields(kind) if f.default is not MISSING})
+    values = {key: _value(where, key, hint, table[key]) for key, hint in hints.items() if key in table}
     try:
         return kind(**values)
     except (ValueError, ArithmeticError) as error:

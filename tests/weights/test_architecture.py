@@ -1,5 +1,6 @@
 """Every tensor of every model from its numbers: the counts of the published files, and the names of the published classes."""
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,7 +90,8 @@ def test_transformers_umt5():
 
 def test_our_own_modules():
     with torch.device("meta"):
-        assert shapes_of_numbers(DIT) == {key: tuple(t.shape) for key, t in DiT(DIT).state_dict().items()}
+        for numbers in (DIT, replace(DIT, text_modulation=True)):
+            assert shapes_of_numbers(numbers) == {key: tuple(t.shape) for key, t in DiT(numbers).state_dict().items()}
         config = WanVAEConfig(16, 96, (1, 2, 4, 4), (0.0,) * 16, (1.0,) * 16)
         assert shapes_of_numbers(config) == {key: tuple(t.shape) for key, t in WanVAE(config).state_dict().items()}
     assert shapes_of_numbers(MODELS["Wan2.1-VAE"]) == shapes_of_numbers(config)

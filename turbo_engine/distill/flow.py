@@ -22,9 +22,9 @@ from turbo_engine.models.vae import VAE
 
 TIME_SHIFT = 2.5
 UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
-SUBJECT_WEIGHT = 20.0
+SUBJECT_WEIGHT = 12.0
 CAPTION_DROPOUT = 0.1
-MUON_LR, ADAM_LR = 2.5e-3, 1e-3
+MUON_LR, ADAM_LR = 2e-3, 1e-3
 
 
 def draw_times(batch: int, device: torch.device, shift: float = TIME_SHIFT) -> Tensor:
@@ -90,7 +90,7 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
         if step % REFRESH_EVERY == 0:
             ring.refresh()
         loss, = gradient_step(*ring.draw(batch, caption_dropout=CAPTION_DROPOUT))
-        norm = optimizers.clipped_step(run, trapezoid(progress))
+        norm = optimizers.clipped_step(run, trapezoid(progress, decay_from=0.1))
         ema.update()
         step += 1
         running = loss.clone() if running is None else running.lerp(loss, 0.02)

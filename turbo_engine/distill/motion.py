@@ -2,8 +2,9 @@
 
 Screen units: x right, y down, -1..1 over the frame. The camera keeps the horizon, HORIZON, as the centre of its zoom, so that
 sky and ground meet at every zoom. All curves start at a canonical phase: bouncing starts on the ground, spinning face on.
-A latent frame stands for four frames, so what moves is slow enough to be told at a quarter of the frame rate: no squash, step
-or turn is over in fewer than some six frames.
+
+They are made for a small network that sees a latent pixel for 16 x 16 x 4 of a clip's: nothing is over in a few frames, and whatever
+need not turn or change its shape is shifted only, so that what is learned of one motion serves the others.
 """
 
 from __future__ import annotations
@@ -109,23 +110,22 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         x, lift, angle = _travel(subject, scene, side, t, size, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
-        lift, tall = _jump(t, min(0.46, room))
-    elif motion == "flip":
         lift, tall = _jump(t, min(0.42, room))
-        turned = np.clip((t - 0.13) / 0.68, 0, 1)
+    elif motion == "flip":
+        lift, _ = _jump(t, min(0.36, room), 0.04, 0.92)
+        turned = np.clip((t - 0.04) / 0.92, 0, 1)
         angle = -math.pi * (turned + ease(turned)) * (-1 if subject.faces == "right" else 1)
     elif motion == "bounce":
         phase = (2 * t) % 1.0
         lift = 4 * phase * (1 - phase) * min(0.32, room)
         contact = np.exp(-((np.minimum(phase, 1 - phase) / 0.16) ** 2))
-        tall = 1 + 0.06 * (1 - contact) - 0.20 * contact * ease(t / 0.08)
+        tall = 1 - 0.16 * contact * ease(t / 0.08)
     elif motion == "spin":
         turn = np.cos(2 * math.pi * t)
         mirror, wide = np.where(turn < 0, -1.0, 1.0), np.maximum(np.abs(turn), 0.07)
     elif motion == "float":
         level = min(0.36, room - 0.06)
-        lift = level * ease(t / 0.3) + 0.05 * np.sin(2 * math.pi * 1.25 * (t - 0.3)) * ease((t - 0.2) / 0.2)
-        angle = 0.10 * np.sin(2 * math.pi * t) * ease(t / 0.3)
+        lift = level * ease(t / 0.5) + 0.05 * np.sin(2 * math.pi * (t - 0.4)) * ease((t - 0.3) / 0.3)
         x = x + 0.05 * np.sin(2 * math.pi * t)
     elif motion in ("grow", "shrink"):
         share = ease(t / 0.85)
@@ -133,8 +133,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         tall = np.minimum(tall, 1 + room / size)
         wide = tall
     elif motion == "sway":
-        angle, hinge = 0.22 * np.sin(2 * math.pi * 2 * t), 1.0
-        tall = 1 - 0.03 * np.abs(np.sin(2 * math.pi * 2 * t))
+        angle, hinge = 0.18 * np.sin(2 * math.pi * 2 * t), 1.0
     elif motion == "drop":
         lift, tall = _drop(t, room + 0.62 * size)
     elif motion == "still":
@@ -159,7 +158,7 @@ def companion_side(spec: ClipSpec) -> int:
 
 
 def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
-    """The companion stands a little behind, on the side where the subject leaves more room, and rocks slightly."""
+    """The companion stands a little behind, on the side where the subject leaves more room, and breathes."""
     companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
     size = 2 * spec.size * COMPANION_SHARE
     feet = (AFLOAT if scene in GROUNDLESS else GROUND) - COMPANION_STEP
@@ -172,8 +171,7 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     lift = rest + _hover(companion, scene)
     tall = 1 + 0.012 * np.sin(2 * math.pi * t)
     mirror = -1.0 if companion.faces == ("left" if side < 0 else "right") else 1.0     # it looks at the subject
-    angle = 0.03 * np.sin(2 * math.pi * t)
-    return Pose(x, feet - lift - size * tall / 2, angle, rest + size * mirror, size * tall, lift)
+    return Pose(x, feet - lift - size * tall / 2, rest, rest + size * mirror, size * tall, lift)
 
 
 def _hover(subject: Subject, scene: str) -> float:
@@ -196,34 +194,31 @@ def _travel(subject, scene, side, t, size, room, camera):
     if subject.moves in ("flies", "aircraft"):
         level = min(0.26, room * 0.8)
         climb = np.sin(math.pi * t)
-        return x, level * (0.55 + 0.45 * climb), -side * 0.13 * np.cos(math.pi * t)
+        return x, level * (0.55 + 0.45 * climb), -side * 0.06 * np.cos(math.pi * t)
     if subject.moves == "rolls":
         return x, rest, (x + side * reach) / (0.47 * size)
     if subject.moves == "swims" or (weightless and subject.moves == "walks"):
-        return x, 0.10 + 0.05 * np.sin(2 * wave), side * 0.10 * np.cos(2 * wave)
+        return x, 0.10 + 0.05 * np.sin(wave), side * 0.05 * np.cos(wave)
     if subject.moves == "walks":
-        return x, 0.07 * size * np.sin(1.5 * wave) ** 2, 0.06 * np.sin(1.5 * wave)
+        return x, 0.06 * size * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "drives":
-        return x, 0.008 * np.sin(1.5 * wave) ** 2, 0.010 * np.sin(1.5 * wave)
+        return x, 0.008 * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "boat":
-        return x, 0.02 + 0.02 * np.sin(2 * wave), 0.06 * np.sin(2 * wave)
+        return x, 0.02 + 0.02 * np.sin(wave), 0.05 * np.cos(wave)
     if subject.moves == "drifts":
-        return x, 0.04 + 0.04 * np.sin(wave), 0.06 * np.sin(wave)
-    return x, rest, rest + side * 0.05 * np.sin(math.pi * t)
+        return x, 0.04 + 0.04 * np.sin(wave), rest
+    return x, rest, rest
 
 
-def _jump(t, height):
-    """Crouch, rise from t = 0.17, land at 0.77, recover. Returns lift, vertical stretch."""
-    phase = np.clip((t - 0.17) / 0.60, 0, 1)
-    lift = 4 * phase * (1 - phase) * height
-    crouch = np.exp(-(((t - 0.10) / 0.075) ** 2)) + np.exp(-(((t - 0.82) / 0.075) ** 2))
-    air = ((t > 0.17) & (t < 0.77)) * np.abs(1 - 2 * phase) * np.sin(math.pi * phase)
-    return lift, 1 - 0.22 * crouch + 0.12 * air
+def _jump(t, height, rise=0.17, airtime=0.60):
+    """Rise at t = rise, land airtime later, crouching before and after. Returns lift, vertical stretch."""
+    phase = np.clip((t - rise) / airtime, 0, 1)
+    crouch = np.exp(-(((t - rise + 0.08) / 0.075) ** 2)) + np.exp(-(((t - rise - airtime - 0.05) / 0.075) ** 2))
+    return 4 * phase * (1 - phase) * height, 1 - 0.16 * crouch
 
 
 def _drop(t, height):
-    """Fall from the top edge, land at t = 0.5, one small rebound. Returns lift, vertical stretch."""
-    fall = height * (1 - np.clip(t / 0.5, 0, 1) ** 2)
-    rebound = np.clip((t - 0.5) / 0.3, 0, 1)
-    squash = np.exp(-(((t - 0.53) / 0.07) ** 2)) + 0.4 * np.exp(-(((t - 0.84) / 0.07) ** 2))
-    return fall + 0.09 * 4 * rebound * (1 - rebound), 1 - 0.25 * squash + 0.06 * (t < 0.46) * ease(t / 0.2)
+    """Fall from the top edge, land at t = 0.6, one small rebound. Returns lift, vertical stretch."""
+    fall = height * (1 - np.clip(t / 0.6, 0, 1) ** 1.6)
+    rebound = np.clip((t - 0.6) / 0.3, 0, 1)
+    return fall + 0.08 * 4 * rebound * (1 - rebound), 1 - 0.16 * np.exp(-(((t - 0.62) / 0.07) ** 2))

@@ -19,7 +19,7 @@ MOVES = ("walks", "flies", "swims", "drives", "rolls", "aircraft", "boat", "drif
 FACES = ("left", "right", "none")
 _NO_SIDE = ("rolls", "drifts", "plant", "object")   # art of these classes looks nowhere
 HELD_OUT_PERCENT = 5
-COMPANION_SHARE = 0.15
+COMPANION_SHARE = 0.10
 PLACES = (-0.25, -0.125, 0.0, 0.125, 0.25)   # where subjects stand: whole latent pixels apart, so that a network learns each once
 SIZES = (0.46, 0.52)
 
@@ -166,7 +166,7 @@ def is_held_out(spec: ClipSpec) -> bool:
 def sample_specs(
     world: World, count: int, rng: random.Random, *, held_out: bool = False, scene: int | None = None
 ) -> list[ClipSpec]:
-    """Draw clips: subject and scene uniform; motion uniform but still twice as often; the camera still in 3 of 9; a companion in 15 %.
+    """Draw clips: subject and scene uniform; motion uniform but still twice as often; the camera still in 3 of 9; a companion in 10 %.
 
     Args:
         held_out: draw only held-out triples instead of none of them.

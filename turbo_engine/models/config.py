@@ -19,6 +19,8 @@ class DiTConfig:
     time_max_freq: highest frequency of the time embedding, rad a timestep. Wan has 1, which turns 159 times from noise to
     clip; a model that is to be distilled by its own time derivative wants a few turns only (Lu & Song 2024,
     arXiv:2410.11081, section 4.1).
+    text_modulation: whether the text as a whole moves each block's shifts, scales and gates too, as a class does in DiT (Peebles
+    & Xie 2023, arXiv:2212.09748, section 3.2), beside being looked at. Wan has none.
     """
 
     dim: int
@@ -35,6 +37,7 @@ class DiTConfig:
     time_max_freq: float
     rope_theta: float
     eps: float
+    text_modulation: bool = False
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:

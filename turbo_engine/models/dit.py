@@ -17,8 +17,9 @@ from turbo_engine.models.config import DiTConfig
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 SMALLEST_TIME = 0.05
 """Below this t a velocity is made from an x0 estimate as if at this t: 1 / t would make training there all that counts."""
-TextContext = list[tuple[Tensor, Tensor]]
-"""Cross-attention keys and values of one prompt, a pair [B, H, S, D] per block; the same at every step."""
+TextContext = list[tuple[Tensor, ...]]
+"""What a network makes of one prompt, the same at every step: cross-attention's keys and values, a pair [B, H, S, D] per block, and after
+them (its modulation [B, 6, C],) where a network has `text_modulation`."""
 
 
 CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -164,6 +165,19 @@ class Head(nn.Module):
         return self.head(layer_norm(x, self.eps) * (1 + scale) + shift)
 
 
+class TextModulation(nn.Module):
+    """What a text as a whole adds to the shifts, scales and gates of all blocks; float32. Two learned queries pick from its tokens."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.query, self.mix, self.project = WideLinear(dim, 2), WideLinear(2 * dim, dim), WideLinear(dim, 6 * dim)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """embedded [B, S, C] -> [B, 6, C]."""
+        picked = self.query(embedded).softmax(1).mT @ widen(embedded)                          # [B, 2, C]
+        return self.project(F.silu(self.mix(picked.flatten(1)))).unflatten(-1, (6, -1))
+
+
 class DiT(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -173,14 +187,16 @@ class DiT(nn.Module):
         self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(WideLinear(config.freq_dim, dim), nn.SiLU(), WideLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), WideLinear(dim, 6 * dim))
+        self.text_modulation = TextModulation(dim) if config.text_modulation else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self._rope: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def embed_text(self, text: Tensor) -> TextContext:
-        """Keys and values of every cross-attention. text [B, S, text_dim], zero rows where the prompt ended."""
+        """What all blocks read of a text. text [B, S, text_dim], zero rows where the prompt ended."""
         embedded = self.text_embedding(text.to(self.patch_embedding.weight.dtype))
-        return [block.cross_attn.keys_values(embedded) for block in self.blocks]
+        context: TextContext = [block.cross_attn.keys_values(embedded) for block in self.blocks]
+        return context if self.text_modulation is None else [*context, (self.text_modulation(embedded),)]
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Sinusoid, cosine half first, then the time MLP. timestep [B] in [0, 1000] -> [B, C] float32."""
@@ -215,6 +231,8 @@ class DiT(nn.Module):
         timestep = timestep.to(latent.device)
         time = self.embed_time(timestep)
         modulation = self.time_projection(time).unflatten(-1, (6, -1))
+        if self.text_modulation is not None:
+            modulation = modulation + context[-1][0]
         x, rope = widen(self.patch_embedding(tokens)), self.rope(grid, latent.device)
         for block, pair in zip(self.blocks, context):
             x = block(x, modulation, pair, rope, attention)
@@ -242,7 +260,8 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features ** -0.5)
                 nn.init.zeros_(module.bias)
-        for linear in (self.head.head, self.time_projection[1]):
+        silent = [self.head.head, self.time_projection[1]] + ([self.text_modulation.project] if self.text_modulation is not None else [])
+        for linear in silent:
             nn.init.zeros_(linear.weight)
         for block in self.blocks:
             block.modulation.zero_()

@@ -115,6 +115,8 @@ class FusedDiT(nn.Module):
             tokens, rope = self.split.begin(tokens, rope)
         x = model.patch_embedding(tokens).to(self.stream)
         mods, head = (t.expand(*t.shape[:-2], batch, -1) for t in (tables.blocks, tables.head))
+        if model.text_modulation is not None:
+            mods = mods + context[-1][0].transpose(0, 1)
         norms = [(mods[i, 1], mods[i, 0], dtype, block.format) for i, block in enumerate(self.blocks)]
         norms.append((head[1], head[0], torch.float32, None))
         scale, shift, *kind = norms[0]
@@ -176,15 +178,15 @@ def forget_graphs(networks: Iterable[nn.Module]) -> None:
 
 
 class _Prompt:
-    """The keys and values that graphs read, and whose they are now."""
+    """What graphs read of a prompt, and whose it is now."""
 
     def __init__(self, context: TextContext):
-        self.context = [(k.clone(), v.clone()) for k, v in context]
+        self.context = [tuple(t.clone() for t in part) for part in context]
         self._holds = context
 
     def hold(self, context: TextContext) -> None:
         if context is not self._holds:
-            torch._foreach_copy_([t for pair in self.context for t in pair], [t for pair in context for t in pair])
+            torch._foreach_copy_([t for part in self.context for t in part], [t for part in context for t in part])
             self._holds = context
 
 

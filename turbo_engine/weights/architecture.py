@@ -110,6 +110,10 @@ def _dit(c: DiTConfig) -> Iterator[tuple[str, Shape]]:
     yield from _linear("time_embedding.0", dim, c.freq_dim)
     yield from _linear("time_embedding.2", dim, dim)
     yield from _linear("time_projection.1", 6 * dim, dim)
+    if c.text_modulation:
+        yield from _linear("text_modulation.query", 2, dim)
+        yield from _linear("text_modulation.mix", dim, 2 * dim)
+        yield from _linear("text_modulation.project", 6 * dim, dim)
     for n in range(c.num_layers):
         block = f"blocks.{n}"
         yield f"{block}.modulation", (1, 6, dim)
