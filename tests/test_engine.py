@@ -68,7 +68,7 @@ def test_result_is_complete(engine):
     assert (recipe["width"], recipe["height"], recipe["num_frames"], recipe["fps"]) == (64, 64, 9, 16)
     assert recipe["precision"] == "float32" and recipe["device"] == "cpu" and recipe["preset"] == "tiny" and recipe["kernels"]
     assert set(recipe["weights"]) == {"student", "teacher", "decoder"} and all(len(h) == 64 for h in recipe["weights"].values())
-    assert result.notes == ('Not taught: "zebrra". Nearest it knows: zebra.',)
+    assert result.notes == ('Read "zebrra" as "zebra".',)
 
 
 def test_latent_decodes_to_the_same_frames(engine):

@@ -56,7 +56,7 @@ def test_each_makes_its_own_clips_and_both_at_once(engine, tiny_preset_path):
         about = pair.describe()
         assert set(about["weights"]) == {"student", "decoder"} and set(render.recipe["weights"]) == {"teacher", "decoder"}
         assert about["kernels"][-1] == "full renders: on cpu" and about["process"] == {"restarts": 0}
-        assert pair.decode(render.latent).shape == render.frames.shape and pair.check_prompt("a zebrra").suggestions
+        assert pair.decode(render.latent).shape == render.frames.shape and pair.check_prompt("a zebrra").corrected
         assert pair.answers(5.0) and pair.memory(5.0)["resident"] > pair._turbo.memory(5.0)["resident"] > 10 << 20
 
 

@@ -94,6 +94,14 @@ def test_typing_errors_are_put_right(by_spelling, typo, known):
     assert by_spelling.read(prompt) == prompt.replace(typo, known)
 
 
+@pytest.mark.parametrize("prompt, read", [
+    ("Two Penguins dancing among the stars", "Two penguin dancing among the stars"), ("foxes and dogs", "foxes and dog"),
+    ("A Dog by the sea", "A Dog by the sea"), ("the dog's house, pengiuns too", "the dog house, penguin too"),
+    ("Tiger im Schnee mit Hunden", "Tiger im Schnee mit Hunden")])
+def test_of_subjects_one_is_read(by_spelling, prompt, read):
+    assert by_spelling.read(prompt) == read
+
+
 @pytest.mark.parametrize("word, near", [("noodle", ("poodle",)), ("elefant", ()), ("catle", ("cattle", "castle", "cable")), ("🐧", ("penguin",)), ("🦖", ("T-Rex",))])
 def test_what_may_be_another_word_is_asked_about(by_spelling, word, near):
     report = by_spelling.check(f"a {word}")

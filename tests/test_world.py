@@ -102,6 +102,25 @@ def test_parsing_what_users_type():
     assert parse_caption(WORLD, "a wizard on a broomstick")["unknown"] == ["wizard", "broomstick"]
 
 
+def test_the_same_clips_in_other_words():
+    """Each kind still says what its clip shows; a typing error once it is read as the app reads it, but where it could mean two words."""
+    from turbo_engine.distill.prompts import counted_prompts, other_words
+    from turbo_engine.vocabulary import Vocabulary
+
+    specs, plain = counted_prompts(WORLD, 300, 100)
+    vocabulary = Vocabulary(WORLD, text_len=32, count_tokens=len)
+    said = other_words(WORLD, specs)
+    assert [*said] == ["three words", "sentence", "plural", "typing error"] and said == other_words(WORLD, specs)
+    for kind, (which, prompts) in said.items():
+        right = 0
+        for index, prompt in zip(which, prompts, strict=True):
+            found = parse_caption(WORLD, vocabulary.read(prompt)) if kind == "typing error" else parse_caption(WORLD, prompt)
+            right += all(found.get(part) == getattr(specs[index], part) for part in ("subject", "motion") + ("scene",) * (kind != "three words"))
+            assert kind == "sentence" or prompt != plain[index]
+        assert len(prompts) > 30 and right >= {"plural": 0, "typing error": 0.9}.get(kind, 1) * len(prompts), (kind, right)
+    assert all(len(prompt.split()) == 3 for prompt in said["three words"][1])
+
+
 # -- clips -----------------------------------------------------------------------------------------------------------------
 
 torch = pytest.importorskip("torch")

@@ -76,11 +76,18 @@ class Vocabulary:
         return replace(report, truncated=True, notes=(*report.notes, note))
 
     def read(self, prompt: str) -> str:
-        """The prompt as the model should have it: typing errors that can mean one taught word only are put right."""
-        corrected = dict(self.check(prompt).corrected)
-        if not corrected:
+        """The prompt as the model should have it: what `check` says is corrected, and of subjects one, as it was taught no more."""
+        if self.world is None or (report := self.check(prompt)).foreign:
             return prompt
-        return _WORD.sub(lambda word: corrected.get(_plain(word[0]), word[0]), unicodedata.normalize("NFC", prompt))
+        corrected = dict(report.corrected)
+
+        def known(match: re.Match) -> str:
+            word = _plain(match[0])
+            meant = corrected.get(word, word)
+            one = meant if meant in self._known else self._singular(meant)         # "among the stars" is a scene
+            return match[0] if one == word else one
+
+        return _WORD.sub(known, unicodedata.normalize("NFC", prompt))
 
     def _report(self, prompt: str) -> PromptReport:
         words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]

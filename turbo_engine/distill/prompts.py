@@ -1,7 +1,8 @@
-"""The fixed prompts that quality is judged on: 24 to look at, 600 to count."""
+"""The fixed prompts that quality is judged on: 24 to look at, 600 to count, and some of those in other words."""
 import random
+from string import ascii_lowercase
 
-from turbo_engine.distill.captions import caption
+from turbo_engine.distill.captions import caption, parse_caption, with_article
 from turbo_engine.distill.world import ClipSpec, World, sample_specs
 
 SHOWCASE = (
@@ -43,3 +44,46 @@ def counted_prompts(world: World, count: int = 600, held_out: int = 200, seed: i
             drawn += [s for s in sample_specs(world, 16, rng, held_out=unseen) if s.companion is None]
         specs += drawn[:share]
     return specs, [caption(world, spec, rng, canonical=True) for spec in specs]
+
+
+def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> dict[str, tuple[list[int], list[str]]]:
+    """The same clips said otherwise, by kind: which of the specs, and the prompts. A kind leaves out what cannot be said its way.
+
+    "three words": subject and motion alone. "sentence": synonyms, fillers and any order, with all that the clip shows. "plural". "typing error":
+    one letter of the subject wrong, never the first.
+    """
+    rng, said = random.Random(seed), {"three words": ([], []), "sentence": ([], []), "plural": ([], []), "typing error": ([], [])}
+
+    def say(kind: str, index: int, prompt: str) -> None:
+        said[kind][0].append(index)
+        said[kind][1].append(prompt)
+
+    for index, spec in enumerate(specs):
+        subject, plain = world.subjects[spec.subject], caption(world, spec, rng, canonical=True)
+        name, deeds = subject.name, [phrase for phrase in world.motions[spec.motion].phrases if " " not in phrase and "{" not in phrase]
+        if deeds and " " not in name and world.cameras[spec.camera].name == "still":
+            say("three words", index, f"{with_article(name)} {deeds[0]}")
+        say("sentence", index, _whole_sentence(world, spec, rng))
+        say("plural", index, plain.replace(with_article(name), name + ("es" if name.endswith(("s", "x", "sh", "ch")) else "s"), 1))
+        word = name.split()[-1]
+        if len(word) > 4:
+            say("typing error", index, plain.replace(word, _mistyped(word, rng), 1))
+    return said
+
+
+def _whole_sentence(world: World, spec: ClipSpec, rng: random.Random) -> str:
+    """A random caption that says all that there is to see."""
+    camera = {} if world.cameras[spec.camera].name == "still" else {"camera": spec.camera}
+    wanted = {"subject": spec.subject, "scene": spec.scene, "motion": spec.motion, **camera}
+    while True:
+        text = caption(world, spec, rng)
+        found = parse_caption(world, text)
+        if all(found.get(kind) == index for kind, index in wanted.items()):
+            return text
+
+
+def _mistyped(word: str, rng: random.Random) -> str:
+    """One letter dropped, changed, added or swapped with the next, anywhere but at the beginning."""
+    at, other = rng.randrange(1, len(word) - 1), rng.choice(ascii_lowercase)
+    rest = rng.choice((word[at + 1:], other + word[at + 1:], other + word[at:], word[at + 1] + word[at] + word[at + 2:]))
+    return word[:at] + rest if rest != word[at:] else _mistyped(word, rng)
