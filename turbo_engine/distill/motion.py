@@ -25,6 +25,7 @@ CLIP_SECONDS = 2.0    # 33 frames at 16 fps
 ZOOM_REACH = 1.4
 PAN_REACH = 0.27      # screen units either side, for things at the subject's distance
 TILT_REACH = 0.21
+SIZE = 1.0            # height of a subject's square cell, screen units: half the frame
 COMPANION_SHARE = 0.58  # of the subject's size
 COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
 
@@ -93,12 +94,11 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     """The subject's path. Motion names are those of world.toml; what they look like is here."""
     subject, motion = world.subjects[spec.subject], world.motions[spec.motion].name
     scene = world.scenes[spec.scene].name
-    size = 2 * spec.size
     feet = AFLOAT if scene in GROUNDLESS else GROUND
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
     hover = _hover(subject, scene)
-    room = headroom(camera, feet - hover, size)
+    room = headroom(camera, feet - hover, SIZE)
     # Zoomed in, the frame is narrower: keep a standing subject near its middle.
     x = rest + spec.x / float(camera.zoom.max()) ** 2
     if spec.companion is not None:                       # make room
@@ -107,7 +107,8 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
 
     if motion in ("right", "left"):
         side = 1.0 if motion == "right" else -1.0
-        x, lift, angle = _travel(subject, scene, side, t, size, room, camera)
+        way, lift, angle = _travel(subject, scene, side, t, room, camera)
+        x = spec.x / 2 + way
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
         lift, tall = _jump(t, min(0.42, room))
@@ -130,12 +131,12 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     elif motion in ("grow", "shrink"):
         share = ease(t / 0.85)
         tall = 0.30 + 0.78 * (share if motion == "grow" else 1 - share)
-        tall = np.minimum(tall, 1 + room / size)
+        tall = np.minimum(tall, 1 + room / SIZE)
         wide = tall
     elif motion == "sway":
         angle, hinge = 0.18 * np.sin(2 * math.pi * 2 * t), 1.0
     elif motion == "drop":
-        lift, tall = _drop(t, room + 0.62 * size)
+        lift, tall = _drop(t, room + 0.62 * SIZE)
     elif motion == "still":
         tall = 1 + 0.012 * np.sin(2 * math.pi * t)
     else:
@@ -144,7 +145,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     if motion not in ("grow", "shrink", "spin"):
         wide = 1 / np.sqrt(tall)                         # squash and stretch keep the volume
     lift = lift + hover
-    height, width = size * tall, size * wide * mirror
+    height, width = SIZE * tall, SIZE * wide * mirror
     centre = feet - lift - height / 2
     if hinge:                                            # swing around the feet, not the middle
         x = x + np.sin(angle) * height / 2
@@ -160,7 +161,7 @@ def companion_side(spec: ClipSpec) -> int:
 def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     """The companion stands a little behind, on the side where the subject leaves more room, and breathes."""
     companion, scene = world.subjects[spec.companion], world.scenes[spec.scene].name
-    size = 2 * spec.size * COMPANION_SHARE
+    size = SIZE * COMPANION_SHARE
     feet = (AFLOAT if scene in GROUNDLESS else GROUND) - COMPANION_STEP
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
@@ -182,11 +183,11 @@ def _hover(subject: Subject, scene: str) -> float:
     return 0.10 if subject.moves == "swims" and scene == "underwater" else 0.0
 
 
-def _travel(subject, scene, side, t, size, room, camera):
-    """x, lift and angle of crossing the frame; the gait belongs to the class."""
+def _travel(subject, scene, side, t, room, camera):
+    """x from the middle of its way, lift and angle of crossing the frame; the gait belongs to the class."""
     against = float(np.sign(camera.pan[-1] - camera.pan[0])) == -side
     zoomed = float(camera.zoom.max()) > 1.01
-    reach = 0.34 if zoomed or against else 0.50
+    reach = 0.34 if zoomed or against else 0.46
     x = side * reach * (2 * t - 1)
     wave = 2 * math.pi * t
     rest = np.zeros_like(t)
@@ -196,11 +197,11 @@ def _travel(subject, scene, side, t, size, room, camera):
         climb = np.sin(math.pi * t)
         return x, level * (0.55 + 0.45 * climb), -side * 0.06 * np.cos(math.pi * t)
     if subject.moves == "rolls":
-        return x, rest, (x + side * reach) / (0.47 * size)
+        return x, rest, (x + side * reach) / (0.47 * SIZE)
     if subject.moves == "swims" or (weightless and subject.moves == "walks"):
         return x, 0.10 + 0.05 * np.sin(wave), side * 0.05 * np.cos(wave)
     if subject.moves == "walks":
-        return x, 0.06 * size * np.sin(1.5 * wave) ** 2, rest
+        return x, 0.06 * SIZE * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "drives":
         return x, 0.008 * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "boat":

@@ -61,8 +61,9 @@ def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> 
     for index, spec in enumerate(specs):
         subject, plain = world.subjects[spec.subject], caption(world, spec, rng, canonical=True)
         name, deeds = subject.name, [phrase for phrase in world.motions[spec.motion].phrases if " " not in phrase and "{" not in phrase]
-        if deeds and " " not in name and world.cameras[spec.camera].name == "still":
-            say("three words", index, f"{with_article(name)} {deeds[0]}")
+        short = f"{with_article(name)} {deeds[0] if deeds else ''}"
+        if len(short.split()) == 3 and deeds and world.cameras[spec.camera].name == "still":
+            say("three words", index, short)
         say("sentence", index, _whole_sentence(world, spec, rng))
         say("plural", index, plain.replace(with_article(name), name + ("es" if name.endswith(("s", "x", "sh", "ch")) else "s"), 1))
         word = name.split()[-1]

@@ -36,6 +36,7 @@ REFRESH_EVERY = 4            # training steps
 SCORE_FROM = 0.15            # share of the run after which score distillation joins; the fake network starts a little sooner
 FAKE_FROM = 0.1
 SCORE_WEIGHT = 1.0
+SCORE_SHIFT = 2.5            # of the times it is taken at: looks, rather than what there is to see
 HUBER = 0.03                 # of sqrt(mean square + c^2) - c, in latent standard deviations (Song & Dhariwal 2023, arXiv:2310.14189)
 MUON_LR, ADAM_LR = 1e-3, 4e-4
 FAKE_LR = 0.5                # of the student's rates
@@ -74,7 +75,7 @@ def guided_at(teacher: DiT, x: Tensor, t: Tensor, text: Tensor, guidance_scale: 
 def score_loss(generated: Tensor, teacher: DiT, fake: DiT, text: Tensor, guidance_scale: float) -> Tensor:
     """Moves `generated` along (guided teacher's x0 - fake x0) at a random noise level, scaled by the teacher's own error."""
     with torch.no_grad():
-        t = draw_times(len(generated), generated.device).clamp(0.02, 0.98)
+        t = draw_times(len(generated), generated.device, SCORE_SHIFT).clamp(0.02, 0.98)
         x = torch.lerp(generated, torch.randn_like(generated), t.view(-1, 1, 1, 1, 1))
         real = guided_at(teacher, x, t, text, guidance_scale)
         false = denoised_at(fake, x, t, text)
@@ -146,7 +147,7 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
         return losses.mean() + SCORE_WEIGHT * score, losses, steps, score
 
     def fake_flow(clip: Tensor, text: Tensor) -> tuple[Tensor]:
-        return (flow_loss(fake, clip, torch.zeros_like(clip[:, :1]), text, run),)
+        return (flow_loss(fake, clip, torch.zeros_like(clip[:, :1]), text, run, SCORE_SHIFT),)
 
     consistency_step = GradientStep(run, consistency, optimizers.parameters)
     score_step = GradientStep(run, with_score, optimizers.parameters)

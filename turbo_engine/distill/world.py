@@ -20,8 +20,7 @@ FACES = ("left", "right", "none")
 _NO_SIDE = ("rolls", "drifts", "plant", "object")   # art of these classes looks nowhere
 HELD_OUT_PERCENT = 5
 COMPANION_SHARE = 0.10
-PLACES = (-0.25, -0.125, 0.0, 0.125, 0.25)   # where subjects stand: whole latent pixels apart, so that a network learns each once
-SIZES = (0.46, 0.52)
+PLACES = (-0.25, 0.0, 0.25)      # where subjects stand: a whole token apart, easily told from noise
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,7 @@ class World:
 class ClipSpec:
     """What happens in one clip. Indices are into World.
 
-    x: where the subject starts or stands, screen units, -1 is the left edge and 1 the right.
-    size: height of the subject's square cell, share of the frame height at zoom 1.
+    x: where the subject stands, or half as far from the middle of its way, screen units, -1 is the left edge and 1 the right.
     companion_side: -1 left, 1 right of the subject; means nothing without a companion.
     """
 
@@ -118,7 +116,6 @@ class ClipSpec:
     camera: int
     companion: int | None = None
     x: float = 0.0
-    size: float = 0.46
     companion_side: int = 1
 
 
@@ -175,7 +172,6 @@ def sample_specs(
     specs = []
     camera_weights = [3 if camera.name == "still" else 1 for camera in world.cameras]
     motion_weights = [2 if motion.name == "still" else 1 for motion in world.motions]
-    travels = {world.motion("right"), world.motion("left")}
     while len(specs) < count:
         subject = rng.randrange(len(world.subjects))
         motion = rng.choices(range(len(world.motions)), motion_weights)[0]
@@ -188,8 +184,7 @@ def sample_specs(
             motion=motion,
             camera=rng.choices(range(len(world.cameras)), camera_weights)[0],
             companion=companion,
-            x=0.0 if motion in travels else rng.choice(PLACES),
-            size=rng.choice(SIZES),
+            x=rng.choice(PLACES),
             companion_side=rng.choice((-1, 1)),
         )
         if is_held_out(spec) == held_out:
