@@ -35,6 +35,7 @@ from turbo_engine.weights import fill
 
 BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
+STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
 LARGER = {"33 x 384 x 384": dict(width=384, height=384), "65 x 256 x 256": dict(num_frames=65)}
 
@@ -179,16 +180,19 @@ def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
 
 
 def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
-    """Contact sheets of the showcase prompts: teacher at full steps, student at 4 and 1, teacher at 4."""
+    """Contact sheets of the showcase prompts, one seed: turbo beside full with their SSIM, the student in 1 step, the teacher in 4."""
     sampler, full = studio.preset.turbo.sampler, studio.preset.full.num_steps
-    makers = {f"teacher-{full}": lambda p, s: studio.teacher(p, s, full), "student-4": lambda p, s: studio.student(p, s, 4, sampler),
-              "student-1": lambda p, s: studio.student(p, s, 1, sampler), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
-    for name, make in makers.items():
-        videos = []
-        for start in range(0, len(prompts), 8):
-            part = list(prompts[start:start + 8])
-            videos += list(to_uint8(studio.frames(make(part, [7] * len(part)))))
-        contact_sheet(videos, list(prompts), out / f"{name}.webp", columns=3, frames=(0, 10, 21, 32), thumb=96)
+
+    def clips(make) -> list[np.ndarray]:
+        parts = (list(prompts[start:start + 8]) for start in range(0, len(prompts), 8))
+        return [clip for part in parts for clip in to_uint8(studio.frames(make(part, [7] * len(part))))]
+
+    turbo, slow = clips(lambda p, s: studio.student(p, s, 4, sampler)), clips(lambda p, s: studio.teacher(p, s, full))
+    labels = [label for prompt, *pair in zip(prompts, turbo, slow)
+              for label in (f"turbo: {prompt}", f"full, {full} steps; SSIM {ssim(*pair).mean():.3f}")]
+    contact_sheet([clip for pair in zip(turbo, slow) for clip in pair], labels, out / "turbo-beside-full.webp", columns=2, frames=STRIP, thumb=112)
+    for name, videos in (("student-1", clips(lambda p, s: studio.student(p, s, 1, sampler))), ("teacher-4", clips(lambda p, s: studio.teacher(p, s, 4)))):
+        contact_sheet(videos, list(prompts), out / f"{name}.webp", columns=3, frames=STRIP, thumb=96)
 
 
 def main() -> None:
