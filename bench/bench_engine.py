@@ -352,8 +352,9 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def bench(work: Work, report: Report, device: torch.device, *, checked: bool, budget_s: float, only: str) -> dict:
-    """Every rung whose name matches `only`. Returns: what goes into the JSON beside the rows."""
+def bench(work: Work, report: Report, device: torch.device, *, checked: bool, budget_s: float, only: str,
+          alone: bool = False) -> dict:
+    """Every rung whose name matches `only`, and diffusers' network unless `alone`. Returns: what goes into the JSON beside the rows."""
     rungs = [rung for rung in ladder(device) if re.search(only, rung.name)]
     facts = dict(preset=work.preset.name, frames=work.frames, size=f"{work.width}x{work.height}", tokens=work.tokens,
                  density=work.preset.sparse.density if work.preset.sparse else 1.0, pass_tflop={k: round(v / 1e12, 2) for k, v in work.flop().items()})
@@ -368,8 +369,9 @@ def bench(work: Work, report: Report, device: torch.device, *, checked: bool, bu
     for rung in rungs:
         report.part(rung.name, climb, work, rung, rung is rungs[-1], device, limit, budget_s)
         _free(device)
-    facts["witness"] = report.part("diffusers", witness, work, device, budget_s)
-    _free(device)
+    if not alone:
+        facts["witness"] = report.part("diffusers", witness, work, device, budget_s)
+        _free(device)
     if device.type == "cuda" and rungs:
         facts["profile"] = report.part("profile", lambda _: profile(work, rungs[-1], device, limit))
         _free(device)
@@ -390,6 +392,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, help="pixel frames, 4k + 1 (default: the preset's)")
     parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the preset's)")
     parser.add_argument("--only", default="", help="rungs whose name matches this expression")
+    parser.add_argument("--alone", action="store_true", help="without diffusers' network")
     parser.add_argument("--check", action="store_true", help="compare every rung with the plain network in float32")
     parser.add_argument("--budget", type=float, default=4, help="seconds of timing a rung")
     parser.add_argument("--out", help="write the JSON to this file too")
@@ -401,7 +404,8 @@ def main() -> int:
     width, height = parse_size(options.size) if options.size else (preset.clip.width, preset.clip.height)
     work = Work(preset, options.frames or preset.clip.num_frames, width, height)
     report = Report("engine", False, gpu_facts())
-    facts = bench(work, report, torch.device("cuda"), checked=options.check, budget_s=options.budget, only=options.only)
+    facts = bench(work, report, torch.device("cuda"), checked=options.check, budget_s=options.budget, only=options.only,
+                  alone=options.alone)
     print(f"    {since_start():.0f} s", flush=True)
     return report.finish(options.out, **facts, choices=kernels.choices())
 

@@ -27,5 +27,6 @@ def commit() -> str:
 
 
 def facts() -> dict:
-    """Machine, versions and commit, JSON-ready."""
-    return {"machine": cpu(), "python": platform.python_version(), "torch": version("torch"), "commit": commit()}
+    """Machine, versions and commit, JSON-ready; and the call that `bench.table` made, where it did."""
+    call = {"call": os.environ["BENCH_CALL"]} if "BENCH_CALL" in os.environ else {}
+    return {"machine": cpu(), "python": platform.python_version(), "torch": version("torch"), "commit": commit(), **call}
