@@ -21,7 +21,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 TIME_SHIFT = 8.0          # from t = 0.85 down the network draws well; what there is to draw, and where, is settled above
-UNIFORM_SHARE = 0.1       # of times drawn uniformly, so that both ends are seen
+UNIFORM_SHARE = 0.2       # of times drawn uniformly, so that both ends are seen
 SUBJECT_WEIGHT = 12.0
 CAPTION_DROPOUT = 0.1
 MUON_LR, ADAM_LR = 2e-3, 1e-3
