@@ -350,10 +350,23 @@ def test_ema_follows_and_schedule_has_its_shape():
     assert trapezoid(0.0) < 0.1 and trapezoid(0.2) == 1.0 and trapezoid(1.0) == pytest.approx(0.01)
 
 
+def test_steps_end_with_the_budget_and_save_on_the_way(tmp_path, monkeypatch):
+    """Three checkpoints at even shares and one at the end; a step longer than a share makes one checkpoint, not two."""
+    run, now, saved = Run("steps", tmp_path, budget_s=8.0), [0.0], []
+    monkeypatch.setattr(Run, "elapsed_s", property(lambda self: now[0]))
+    seen = []
+    for step, progress in run.steps(saved.append):
+        seen.append((step, progress))
+        now[0] += 1 if step < 4 else 3
+    run.close()
+    assert seen == [(0, 0), (1, 1 / 8), (2, 2 / 8), (3, 3 / 8), (4, 4 / 8), (5, 7 / 8)] and saved == [2, 4, 5, 6]
+
+
 def test_trace_profiles_a_few_steps(tmp_path):
-    run = Run("trace", tmp_path, budget_s=1.0, trace=True)
-    for step in range(60):
-        run.trace(step)
+    run = Run("trace", tmp_path, budget_s=60, trace=True)
+    for step, _ in run.steps():
         torch.randn(4, 4) @ torch.randn(4, 4)
+        if step == 60:
+            break
     run.close()
     assert "aten::mm" in (tmp_path / "trace-profile.txt").read_text()

@@ -73,7 +73,7 @@ def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
 def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_decay: float,
           save: Callable[[DiT, int], None]) -> None:
     """Until the clock runs out; `save` gets the averaged weights and the steps done, three times and at the end."""
-    optimizers, ema, step, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), 0, None
+    optimizers, ema, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), None
     compile_blocks(model, run)
 
     def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor]:
@@ -83,20 +83,15 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
     run.start_clock()
     ring.fill(fill)
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
-    while (progress := run.progress()) < 1:
-        run.trace(step)
-        if run.due(progress, 3):
-            save(ema.module, step)
+    for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             ring.refresh()
         loss, = gradient_step(*ring.draw(batch, caption_dropout=CAPTION_DROPOUT))
         norm = optimizers.clipped_step(run, trapezoid(progress, decay_from=0.1))
         ema.update()
-        step += 1
         running = loss.clone() if running is None else running.lerp(loss, 0.02)
-        if step % 250 == 0:
-            run.log(step, loss=running, grad_norm=norm, samples=step * batch * run.world_size, clips_seen=ring.seen * run.world_size)
-    save(ema.module, step)
+        if step % 250 == 249:
+            run.log(step + 1, loss=running, grad_norm=norm, samples=(step + 1) * batch * run.world_size, clips_seen=ring.seen * run.world_size)
 
 
 def add_model_options(parser, *, batch: int) -> None:

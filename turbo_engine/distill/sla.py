@@ -85,22 +85,16 @@ def train(run: Run, student: DiT, sparse: DiT, captions: Captions, latent_shape:
 
     gradient_step = GradientStep(run, both, optimizers.parameters)
     averages: list[Tensor] | None = None
-    step = 0
     run.start_clock()
-    while (progress := run.progress()) < 1:
-        run.trace(step)
-        if run.due(progress, 3):
-            save(ema.module, step)
+    for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             captions.refresh()
         _, *losses = gradient_step(torch.randn(batch, *latent_shape, device=run.device), captions.draw(batch))
         norm = optimizers.clipped_step(run, trapezoid(progress))
         ema.update()
-        step += 1
         averages = [x.clone() for x in losses] if averages is None else [a.lerp(x, 0.05) for a, x in zip(averages, losses)]
-        if step % 100 == 0:
-            run.log(step, sparse=averages[0], dense=averages[1], grad_norm=norm)
-    save(ema.module, step)
+        if step % 100 == 99:
+            run.log(step + 1, sparse=averages[0], dense=averages[1], grad_norm=norm)
 
 
 def main() -> None:

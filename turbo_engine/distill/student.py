@@ -153,14 +153,10 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
     score_step = GradientStep(run, with_score, optimizers.parameters)
     fake_step = GradientStep(run, fake_flow, fake_optimizers.parameters)
     averages: dict[str, Tensor] = {}
-    step = 0
     run.start_clock()
     while pool.count < min(2 * batch, len(pool.noise)):
         pool.refresh()
-    while (progress := run.progress()) < 1:
-        run.trace(step)
-        if run.due(progress, 3):
-            save(ema.module, step)
+    for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             pool.refresh()
         factor = trapezoid(progress, decay_from=0.5)
@@ -177,12 +173,10 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
         if progress >= FAKE_FROM:
             now["fake_loss"], = fake_step(steps[int(torch.randint(0, len(steps), ()))], text)
             fake_optimizers.clipped_step(run, factor)
-        step += 1
         for name, metric in now.items():
             averages[name] = averages[name].lerp(metric, 0.05) if name in averages else metric.clone()
-        if step % 100 == 0:
-            run.log(step, samples=step * batch * run.world_size, **averages)
-    save(ema.module, step)
+        if step % 100 == 99:
+            run.log(step + 1, samples=(step + 1) * batch * run.world_size, **averages)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from turbo_engine.distill.muon import Muon
 
 TRACED_STEPS = range(40, 48)
+CHECKPOINTS = 3              # before the one at the end
 
 
 class Run:
@@ -37,7 +38,7 @@ class Run:
             torch.cuda.set_device(self.device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
-        self._clock_group, self._checkpoints = None, 0
+        self._clock_group = None
         self._tracing, self._profiler = trace and self.main, None
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
@@ -68,14 +69,22 @@ class Run:
             dist.broadcast(share, 0, group=self._clock_group)
         return float(share)
 
-    def due(self, progress: float, times: int) -> bool:
-        """True `times` times over the run, at even shares of the budget, its end not counted: time for a checkpoint."""
-        passed = int(progress * (times + 1))
-        due, self._checkpoints = passed > self._checkpoints, max(passed, self._checkpoints)
-        return due
+    def steps(self, save: Callable[[int], None] | None = None) -> Iterator[tuple[int, float]]:
+        """(steps done before this one, progress) until the budget is used up. save: given the steps done, at even shares of the budget,
+        CHECKPOINTS times, and at the end."""
+        step, saved = 0, 0
+        while (progress := self.progress()) < 1:
+            self._trace(step)
+            if save is not None and (passed := int(progress * (CHECKPOINTS + 1))) > saved:
+                saved = passed
+                save(step)
+            yield step, progress
+            step += 1
+        if save is not None:
+            save(step)
 
-    def trace(self, step: int) -> None:
-        """With --trace: profile TRACED_STEPS and write where their time went to STAGE-profile.txt. Call it at each step's start."""
+    def _trace(self, step: int) -> None:
+        """With --trace: profile TRACED_STEPS and write where their time went to STAGE-profile.txt."""
         if not self._tracing or step not in (TRACED_STEPS.start, TRACED_STEPS.stop):
             return
         if step == TRACED_STEPS.start:

@@ -126,10 +126,9 @@ def train(run: Run, vae: VAE, pool: CropPool, *, batch: int, ramp_steps: int) ->
     encoder, decoder = vae.encoder, vae.decoder
     if run.compile:
         encoder, decoder = torch.compile(encoder, dynamic=False), torch.compile(decoder, dynamic=False)
-    ema, step = EMA(vae, 0.9985), 0
+    ema, step = EMA(vae, 0.9985), -1
     run.start_clock()
-    while (progress := run.progress()) < 1:
-        run.trace(step)
+    for step, progress in run.steps():
         pool.refresh()
         frames, mask = pool.draw(batch)
         # Edges count only once the means are right: a flat picture has small gradient error.
@@ -149,11 +148,10 @@ def train(run: Run, vae: VAE, pool: CropPool, *, batch: int, ramp_steps: int) ->
             group["lr"] = PEAK_LR * trapezoid(progress, floor=0.02)
         optimizer.step()
         ema.update()
-        step += 1
-        if step % 200 == 1:
-            run.log(step, loss=loss.detach(), l1=l1.detach(), gradient=gradient.detach(), kl=kl.detach(), grad_norm=norm,
-                    clips_seen=step * batch * run.world_size)
-    return ema, step
+        if step % 200 == 0:
+            run.log(step + 1, loss=loss.detach(), l1=l1.detach(), gradient=gradient.detach(), kl=kl.detach(), grad_norm=norm,
+                    clips_seen=(step + 1) * batch * run.world_size)
+    return ema, step + 1
 
 
 def main() -> None:
