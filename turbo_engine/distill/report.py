@@ -134,7 +134,7 @@ def variety(make, prompts: list[str]) -> float:
 
 
 def worded(studio: Studio, probe, specs: list[ClipSpec], labels: Tensor) -> dict:
-    """The student's 4 steps from the same clips said otherwise, by the probe; as the app reads it."""
+    """The student's 4 steps from the same clips said otherwise, read as the app reads prompts, by the probe."""
     world, found = load_world(), {}
     vocabulary = Vocabulary(world, text_len=studio.preset.text.text_len, count_tokens=studio.encoder.num_tokens)
     for kind, (which, prompts) in other_words(world, specs).items():
