@@ -25,7 +25,7 @@ from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_at
 from turbo_engine.compare import psnr, ssim
 from turbo_engine.distill.pocket import FOLDER, load_dit, sparse_settings
 from turbo_engine.distill.probe import Probe, accuracy, feature_distance, labels_of, new_probe, view
-from turbo_engine.distill.prompts import counted_prompts
+from turbo_engine.distill.prompts import batches, counted_prompts
 from turbo_engine.distill.report import Studio, to_uint8
 from turbo_engine.distill.training import Run
 from turbo_engine.distill.world import load_world
@@ -94,9 +94,8 @@ class Judge:
     def clips(self, make: Callable[[list[str], list[int]], Tensor], seed: int = 0) -> tuple[np.ndarray, Tensor]:
         """uint8 [N, T, H, W, 3] and what the probe looks at, by seeds counted from one."""
         frames, views = [], []
-        for start in range(0, len(self.prompts), BATCH):
-            part = self.prompts[start:start + BATCH]
-            video = self.studio.frames(make(part, list(range(seed + start, seed + start + len(part)))))
+        for batch in batches(self.prompts, BATCH, seed):
+            video = self.studio.frames(make(*batch))
             frames.append(to_uint8(video))
             views.append(view(video))
         return np.concatenate(frames), torch.cat(views)

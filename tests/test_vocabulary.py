@@ -1,6 +1,7 @@
 """Words outside the taught world: found, explained, and answered with what is near."""
 import time
 
+import numpy as np
 import pytest
 
 from turbo_engine.distill.world import load_world
@@ -94,6 +95,21 @@ def test_typing_errors_are_put_right(by_spelling, typo, known):
     assert by_spelling.read(prompt) == prompt.replace(typo, known)
 
 
+def test_the_model_waits_for_no_neighbours():
+    """They are looked up by meaning, which takes longer, for the page alone: a prompt is read without."""
+    asked = []
+
+    def embed(texts):
+        asked.append(texts)
+        return np.ones((len(texts), 3), np.float32)
+
+    vocabulary = Vocabulary(load_world(), text_len=32, count_tokens=lambda text: len(text.split()) + 2, embed=embed)
+    asked.clear()
+    assert vocabulary.read("two xylophones and a dog") == "two xylophones and a dog" and asked == []
+    vocabulary.check("two xylophones and a dog")
+    assert asked
+
+
 @pytest.mark.parametrize("prompt, read", [
     ("Two Penguins dancing among the stars", "Two penguin dancing among the stars"), ("foxes and dogs", "foxes and dog"),
     ("A Dog by the sea", "A Dog by the sea"), ("the dog's house, pengiuns too", "the dog house, penguin too"),
@@ -102,11 +118,11 @@ def test_of_subjects_one_is_read(by_spelling, prompt, read):
     assert by_spelling.read(prompt) == read
 
 
-@pytest.mark.parametrize("word, near", [("noodle", ("poodle",)), ("elefant", ()), ("catle", ("cattle", "castle", "cable")), ("🐧", ("penguin",)), ("🦖", ("T-Rex",))])
+@pytest.mark.parametrize("word, near", [("noodle", ("poodle",)), ("elefant", ()), ("catle", ("castle", "cattle")), ("🐧", ("penguin",)), ("🦖", ("T-Rex",))])
 def test_what_may_be_another_word_is_asked_about(by_spelling, word, near):
     report = by_spelling.check(f"a {word}")
     assert report.unknown_words == (word,) and not report.corrected and by_spelling.read(f"a {word}") == f"a {word}"
-    assert bool(near) == bool(report.suggestions) and set(dict(report.suggestions).get(word, ())) <= set(near)
+    assert report.suggestions == (((word, near),) if near else ())
 
 
 @pytest.mark.parametrize("prompt", ["a moose", "a racoon", "a stork and a dog", "ein Pinguim im Schnee", "", "a penguin"])
@@ -114,7 +130,7 @@ def test_words_of_their_own_are_left_alone(engine, prompt):
     assert engine.check_prompt(prompt).corrected == ()
 
 
-def test_a_typing_error_makes_the_clip_of_the_word(engine, tmp_path):
+def test_a_typing_error_makes_the_clip_of_the_word(engine):
     from turbo_engine import Request
 
     def clip(prompt):

@@ -103,7 +103,7 @@ def test_parsing_what_users_type():
 
 
 def test_the_same_clips_in_other_words():
-    """Each kind still says what its clip shows; a typing error once it is read as the app reads it, but where it could mean two words."""
+    """Each kind, as the app reads it, still says what its clip shows, but for some plurals and typing errors that could mean two words."""
     from turbo_engine.distill.prompts import counted_prompts, other_words
     from turbo_engine.vocabulary import Vocabulary
 
@@ -114,10 +114,10 @@ def test_the_same_clips_in_other_words():
     for kind, (which, prompts) in said.items():
         right = 0
         for index, prompt in zip(which, prompts, strict=True):
-            found = parse_caption(WORLD, vocabulary.read(prompt)) if kind == "typing error" else parse_caption(WORLD, prompt)
+            found = parse_caption(WORLD, vocabulary.read(prompt))
             right += all(found.get(part) == getattr(specs[index], part) for part in ("subject", "motion") + ("scene",) * (kind != "three words"))
             assert kind == "sentence" or prompt != plain[index]
-        assert len(prompts) > 30 and right >= {"plural": 0, "typing error": 0.9}.get(kind, 1) * len(prompts), (kind, right)
+        assert len(prompts) > 30 and right >= {"plural": 0.95, "typing error": 0.9}.get(kind, 1) * len(prompts), (kind, right)
     assert all(len(prompt.split()) == 3 for prompt in said["three words"][1])
 
 

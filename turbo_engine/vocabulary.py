@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,9 +78,9 @@ class Vocabulary:
 
     def read(self, prompt: str) -> str:
         """The prompt as the model should have it: what `check` says is corrected, and of subjects one, as it was taught no more."""
-        if self.world is None or (report := self.check(prompt)).foreign:
+        if self.world is None or (seen := self._look(prompt)).foreign:
             return prompt
-        corrected = dict(report.corrected)
+        corrected = dict(seen.corrected)
 
         def known(match: re.Match) -> str:
             word = _plain(match[0])
@@ -89,7 +90,7 @@ class Vocabulary:
 
         return _WORD.sub(known, unicodedata.normalize("NFC", prompt))
 
-    def _report(self, prompt: str) -> PromptReport:
+    def _look(self, prompt: str) -> "_Seen":
         words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]
         text = " " + " ".join(self._singular(word) for word in words) + " "
         subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
@@ -97,11 +98,16 @@ class Vocabulary:
         followers = dict(zip(words, rest[1:]))                          # "\0" stands for a word of a subject
         unknown = tuple(dict.fromkeys(word for word, left in zip(words, rest) if left != "\0" and self._is_unknown(word)))
         if unknown and _is_foreign(words):
-            near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
-            subjects += [self._owner[found[0]] for _, found in near if found[0] in self._owner]
-            return PromptReport(unknown, near, False, (self._english_only(subjects),), foreign=True)
+            return _Seen(unknown, (), subjects, followers, foreign=True)
         corrected = tuple((word, known) for word in unknown if (known := self._meant(word)))
-        unknown = tuple(word for word in unknown if word not in dict(corrected))
+        return _Seen(tuple(word for word in unknown if word not in dict(corrected)), corrected, subjects, followers, foreign=False)
+
+    def _report(self, prompt: str) -> PromptReport:
+        unknown, corrected, subjects, followers, foreign = self._look(prompt)
+        if foreign:
+            near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
+            subjects = subjects + [self._owner[found[0]] for _, found in near if found[0] in self._owner]
+            return PromptReport(unknown, near, False, (self._english_only(subjects),), foreign=True)
         near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
         notes = [f'Read "{word}" as "{known}".' for word, known in corrected]
         notes += [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
@@ -182,6 +188,19 @@ class Vocabulary:
         likeness = (cosine[self._starts] + np.maximum.reduceat(cosine, self._starts)) / 2    # of the name and its best synonym
         floor = max(_MIN_COSINE, _MIN_SHARE * likeness.max())
         return tuple(self._names[i] for i in np.argsort(-likeness)[:_MAX_SUGGESTIONS] if likeness[i] >= floor)
+
+
+class _Seen(NamedTuple):
+    """What lies open in a prompt, before any neighbour is looked for: that takes longer, and no picture waits for it.
+
+    subjects: names of those it is about. followers: by word, what stands after it, "\\0" for a word of a subject.
+    """
+
+    unknown: tuple[str, ...]
+    corrected: tuple[tuple[str, str], ...]
+    subjects: list[str]
+    followers: dict[str, str]
+    foreign: bool
 
 
 def one_edit_apart(a: str, b: str) -> bool:

@@ -1,5 +1,6 @@
 """The fixed prompts that quality is judged on: 24 to look at, 600 to count, and some of those in other words."""
 import random
+from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 
 from turbo_engine.distill.captions import caption, parse_caption, with_article
@@ -46,6 +47,13 @@ def counted_prompts(world: World, count: int = 600, held_out: int = 200, seed: i
     return specs, [caption(world, spec, rng, canonical=True) for spec in specs]
 
 
+def batches(prompts: Sequence[str], size: int, first_seed: int = 0) -> Iterator[tuple[list[str], list[int]]]:
+    """The prompts in turn, `size` at a time, and a seed for each, counted from the first."""
+    for start in range(0, len(prompts), size):
+        part = list(prompts[start:start + size])
+        yield part, list(range(first_seed + start, first_seed + start + len(part)))
+
+
 def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> dict[str, tuple[list[int], list[str]]]:
     """The same clips said otherwise, by kind: which of the specs, and the prompts. A kind leaves out what cannot be said its way.
 
@@ -60,10 +68,9 @@ def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> 
 
     for index, spec in enumerate(specs):
         subject, plain = world.subjects[spec.subject], caption(world, spec, rng, canonical=True)
-        name, deeds = subject.name, [phrase for phrase in world.motions[spec.motion].phrases if " " not in phrase and "{" not in phrase]
-        short = f"{with_article(name)} {deeds[0] if deeds else ''}"
-        if len(short.split()) == 3 and deeds and world.cameras[spec.camera].name == "still":
-            say("three words", index, short)
+        name, deed = subject.name, next((phrase for phrase in world.motions[spec.motion].phrases if phrase.isalpha()), "")
+        if deed and len(with_article(name).split()) == 2 and world.cameras[spec.camera].name == "still":
+            say("three words", index, f"{with_article(name)} {deed}")
         say("sentence", index, _whole_sentence(world, spec, rng))
         say("plural", index, plain.replace(with_article(name), name + ("es" if name.endswith(("s", "x", "sh", "ch")) else "s"), 1))
         word = name.split()[-1]

@@ -20,7 +20,7 @@ from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
-from turbo_engine.distill.prompts import SHOWCASE, counted_prompts, other_words
+from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
 from turbo_engine.distill.sheet import contact_sheet
 from turbo_engine.distill.training import Run, arguments, open_run
 from turbo_engine.distill.vae import evaluate as evaluate_vae
@@ -110,12 +110,11 @@ def count(studio: Studio, probe, make, prompts: list[str], labels: Tensor, held_
     camera stands still (bool [N]). make(prompts, seeds) -> latents."""
     views, edges, quiet = [], [], []
     for draw in range(draws):
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start:start + BATCH]
-            frames = studio.frames(make(part, list(range(10_000 * draw + start, 10_000 * draw + start + len(part)))))
+        for batch, standing in zip(batches(prompts, BATCH, 10_000 * draw), still.split(BATCH)):
+            frames = studio.frames(make(*batch))
             views.append(view(frames))
             edges.append(sharpness(frames))
-            if (standing := still[start:start + len(part)].to(frames.device)).any():
+            if (standing := standing.to(frames.device)).any():
                 quiet.append(flicker(frames[standing]))
     seen = torch.cat(views)
     row = {"all": accuracy(probe, seen, labels.repeat(draws, 1)), "sharpness": round(float(np.mean(edges)), 6)}
@@ -138,10 +137,8 @@ def worded(studio: Studio, probe, specs: list[ClipSpec], labels: Tensor) -> dict
     world, found = load_world(), {}
     vocabulary = Vocabulary(world, text_len=studio.preset.text.text_len, count_tokens=studio.encoder.num_tokens)
     for kind, (which, prompts) in other_words(world, specs).items():
-        read, views = [vocabulary.read(prompt) for prompt in prompts], []
-        for start in range(0, len(read), BATCH):
-            part = read[start:start + BATCH]
-            views.append(view(studio.frames(studio.student(part, list(range(start, start + len(part))), 4, studio.preset.turbo.sampler))))
+        read = [vocabulary.read(prompt) for prompt in prompts]
+        views = [view(studio.frames(studio.student(*batch, 4, studio.preset.turbo.sampler))) for batch in batches(read, BATCH)]
         right = accuracy(probe, torch.cat(views), labels[which])
         if kind == "three words":                             # the scene is the model's choice
             del right["scene"]
@@ -155,9 +152,8 @@ def larger(studio: Studio, probe, prompts: list[str], labels: Tensor) -> dict:
     for name, change in LARGER.items():
         studio.clip = replace(usual, **change)
         views: list[list[Tensor]] = [[] for _ in range(0, studio.clip.num_frames - 1, usual.num_frames - 1)]
-        for start in range(0, len(prompts), BATCH):
-            part = prompts[start:start + BATCH]
-            frames = studio.frames(studio.student(part, list(range(start, start + len(part))), 4, sampler))
+        for batch in batches(prompts, BATCH):
+            frames = studio.frames(studio.student(*batch, 4, sampler))
             for index, seen in enumerate(views):
                 first = index * (usual.num_frames - 1)
                 seen.append(view(frames[:, :, first:first + usual.num_frames]))
@@ -169,11 +165,10 @@ def larger(studio: Studio, probe, prompts: list[str], labels: Tensor) -> dict:
 def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
     """Mean SSIM of student-4 to teacher-50 at the same seed, by sampler, over one seed a prompt."""
     scores: dict[str, list[float]] = {name: [] for name in ("sde", "fixed-noise", "ode")}
-    for start in range(0, len(prompts), BATCH):
-        part, seeds = prompts[start:start + BATCH], list(range(1_000 + start, 1_000 + start + len(prompts[start:start + BATCH])))
-        full = to_uint8(studio.frames(studio.teacher(part, seeds, studio.preset.full.num_steps)))
+    for batch in batches(prompts, BATCH, 1_000):
+        full = to_uint8(studio.frames(studio.teacher(*batch, studio.preset.full.num_steps)))
         for name in scores:
-            turbo = to_uint8(studio.frames(studio.student(part, seeds, 4, name)))
+            turbo = to_uint8(studio.frames(studio.student(*batch, 4, name)))
             with ThreadPoolExecutor() as workers:
                 scores[name] += workers.map(lambda a, b: float(ssim(a, b).mean()), turbo, full)
     return {name: {"ssim_mean": round(float(np.mean(s)), 4), "ssim_median": round(float(np.median(s)), 4)} for name, s in scores.items()}
@@ -184,8 +179,7 @@ def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
     sampler, full = studio.preset.turbo.sampler, studio.preset.full.num_steps
 
     def clips(make) -> list[np.ndarray]:
-        parts = (list(prompts[start:start + 8]) for start in range(0, len(prompts), 8))
-        return [clip for part in parts for clip in to_uint8(studio.frames(make(part, [7] * len(part))))]
+        return [clip for part, _ in batches(prompts, 8) for clip in to_uint8(studio.frames(make(part, [7] * len(part))))]
 
     turbo, slow = clips(lambda p, s: studio.student(p, s, 4, sampler)), clips(lambda p, s: studio.teacher(p, s, full))
     labels = [label for prompt, *pair in zip(prompts, turbo, slow)

@@ -260,7 +260,9 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features ** -0.5)
                 nn.init.zeros_(module.bias)
-        silent = [self.head.head, self.time_projection[1]] + ([self.text_modulation.project] if self.text_modulation is not None else [])
+        silent = [self.head.head, self.time_projection[1]]
+        if self.text_modulation is not None:
+            silent.append(self.text_modulation.project)
         for linear in silent:
             nn.init.zeros_(linear.weight)
         for block in self.blocks:

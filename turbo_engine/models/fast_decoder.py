@@ -120,7 +120,8 @@ class LastLevel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [N, C, H, W], its channels side by side -> [N * frames, 3, 2H, 2W]."""
-        four = torch.stack([self._reads(_conv_relu(conv, x)) for conv in self._grown], 1).flatten(0, 1).unflatten(1, (2, 2, -1))                    # [N, up, left, 3, H, W]
+        grown = torch.stack([self._reads(_conv_relu(conv, x)) for conv in self._grown], 1)
+        four = grown.flatten(0, 1).unflatten(1, (2, 2, -1))                                    # [N, up, left, 3, H, W]
         return four.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 
 
