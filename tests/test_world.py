@@ -119,6 +119,7 @@ def test_the_same_clips_in_other_words():
             assert kind == "sentence" or prompt != plain[index]
         assert len(prompts) > 30 and right >= {"plural": 0.95, "typing error": 0.9}.get(kind, 1) * len(prompts), (kind, right)
     assert all(len(prompt.split()) == 3 for prompt in said["three words"][1])
+    assert [*other_words(WORLD, [spec_of("T-Rex", motion="right")])] == ["sentence", "plural", "typing error"]
 
 
 # -- clips -----------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ def batches(prompts: Sequence[str], size: int, first_seed: int = 0) -> Iterator[
 
 
 def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> dict[str, tuple[list[int], list[str]]]:
-    """The same clips said otherwise, by kind: which of the specs, and the prompts. A kind leaves out what cannot be said its way.
+    """The same clips said otherwise, by kind: which of the specs, and the prompts. A kind leaves out what cannot be said its way, and
+    is left out where nothing can.
 
     "three words": subject and motion alone. "sentence": synonyms, fillers and any order, with all that the clip shows. "plural". "typing error":
     one letter of the subject wrong, never the first.
@@ -76,7 +77,7 @@ def other_words(world: World, specs: list[ClipSpec], seed: int = 20_261_126) -> 
         word = name.split()[-1]
         if len(word) > 4:
             say("typing error", index, plain.replace(word, _mistyped(word, rng), 1))
-    return said
+    return {kind: found for kind, found in said.items() if found[1]}
 
 
 def _whole_sentence(world: World, spec: ClipSpec, rng: random.Random) -> str:
