@@ -298,6 +298,30 @@ def test_a_count_takes_every_prompt_with_every_draw_and_the_tail_apart():
     assert row["sharpness"] == row["flicker"] == 0
 
 
+def test_larger_clips_are_made_at_their_size_and_judged_in_parts_of_the_usual_length():
+    """A studio whose clips brighten from part to part: the probe reads 1 in the first 33 frames, 2 in the next."""
+    class Studio:
+        preset, size, made = pocket.pocket_preset(), (33, 256, 256), []
+
+        def student(self, prompts, seeds, num_steps, sampler):
+            self.made.append((self.size, len(prompts), num_steps))
+            return torch.zeros(len(prompts), *self.size)
+
+        @staticmethod
+        def frames(latents):
+            part = 1 + (torch.arange(latents.shape[1]) > 32)
+            return (part / 4).view(1, 1, -1, 1, 1).expand(len(latents), 3, -1, 128, 128)
+
+    def probe(views):
+        return [torch.nn.functional.one_hot((views.mean((1, 2, 3, 4)) * 4).round().long(), 5).float() for _ in range(4)]
+
+    studio = Studio()
+    found = report.larger(studio, probe, ["a", "b"], torch.ones(2, 4, dtype=torch.long))
+    assert [[part["subject"] for part in found[name]] for name in report.LARGER] == [[1.0], [1.0, 0.0]]
+    assert studio.made == [((33, 384, 384), 2, 4), ((65, 256, 256), 2, 4)] and studio.size == (33, 256, 256)
+    assert studio.preset.latent_shape(*report.LARGER["65 x 256 x 256"]) == (64, 17, 16, 16)
+
+
 def test_gradient_steps_that_share_parameters_keep_their_gradients_apart(run):
     weight = torch.nn.Parameter(torch.tensor(2.0))
     once = GradientStep(run, lambda x: (weight * x, x + 1), [weight])

@@ -8,7 +8,6 @@ Runs on a CPU too, given patience (--prompts 8).
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
-LARGER = {"33 x 384 x 384": dict(width=384, height=384), "65 x 256 x 256": dict(num_frames=65)}
+LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
 
 class Studio:
@@ -45,7 +44,8 @@ class Studio:
 
     def __init__(self, folder: Path, run: Run, text_encoder: Path | None):
         self.preset, self.run = pocket_preset(), run
-        self.clip = self.preset.clip                              # size and length of what is made
+        clip = self.preset.clip
+        self.size = clip.num_frames, clip.height, clip.width      # of what is made
         self.networks = {role: self._place(load_dit(folder, role)) for role in ("teacher", "student")}
         self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
         options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
@@ -56,7 +56,7 @@ class Studio:
 
     def noise(self, seeds: list[int]) -> Tensor:
         """The draw each seed has in the app, [B, C, T, H, W] float32."""
-        shape = self.preset.latent_shape(self.clip.num_frames, self.clip.height, self.clip.width)
+        shape = self.preset.latent_shape(*self.size)
         return torch.stack([torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed))[0] for seed in seeds])
 
     @torch.inference_mode()
@@ -148,17 +148,16 @@ def worded(studio: Studio, probe, specs: list[ClipSpec], labels: Tensor) -> dict
 
 def larger(studio: Studio, probe, prompts: list[str], labels: Tensor) -> dict:
     """The student's 4 steps at sizes and lengths that it was not trained for, by the probe; a long clip in two parts of the usual length."""
-    usual, sampler, found = studio.clip, studio.preset.turbo.sampler, {}
-    for name, change in LARGER.items():
-        studio.clip = replace(usual, **change)
-        views: list[list[Tensor]] = [[] for _ in range(0, studio.clip.num_frames - 1, usual.num_frames - 1)]
+    usual, sampler, found = studio.size, studio.preset.turbo.sampler, {}
+    for name, studio.size in LARGER.items():
+        views: list[list[Tensor]] = [[] for _ in range(0, studio.size[0] - 1, usual[0] - 1)]
         for batch in batches(prompts, BATCH):
             frames = studio.frames(studio.student(*batch, 4, sampler))
             for index, seen in enumerate(views):
-                first = index * (usual.num_frames - 1)
-                seen.append(view(frames[:, :, first:first + usual.num_frames]))
+                first = index * (usual[0] - 1)
+                seen.append(view(frames[:, :, first:first + usual[0]]))
         found[name] = [accuracy(probe, torch.cat(seen), labels) for seen in views]
-    studio.clip = usual
+    studio.size = usual
     return found
 
 
