@@ -1,9 +1,9 @@
 """Wan's decoders on this GPU: the full one and the tiny one, by layout and chunk, against diffusers' in the same run.
 
-    python -m bench.bench_vae [--frames 33 81] [--size 832x480] [--out FILE]
+    python -m bench.bench_vae [--frames 33 81] [--size 832x480] [--brief] [--out FILE]
 
 Random weights. Ways of the full decoder: how tensors lie in memory, and latent frames at once. Convolutions of its levels are timed alone too,
-with the rate they reach. The last line of stdout is one JSON object.
+with the rate they reach; --brief leaves all out but the engine's own way, the plain one and diffusers'. The last line of stdout is one JSON object.
 """
 import argparse
 import sys
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts, relative_error, since_start
 from kernels.pixels import kernel, launch
+from turbo_engine.families.wan import TINY_CHUNK
 from turbo_engine.models.fast_decoder import channels_last, speed_up_decoder, speed_up_tiny
 from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
@@ -50,7 +51,7 @@ def whole(report: Report, name: str, model: nn.Module, latent: Tensor, chunk: in
     return frames
 
 
-def decoders(report: Report, preset: Preset, frames: int, width: int, height: int) -> None:
+def decoders(report: Report, preset: Preset, frames: int, width: int, height: int, *, brief: bool) -> None:
     latent = torch.randn(1, *preset.latent_shape(frames, height, width), generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     facts = dict(frames=frames, size=f"{width}x{height}")
     plain = random_decoder(WanVAE, preset.vae, encoder=False)
@@ -63,11 +64,11 @@ def decoders(report: Report, preset: Preset, frames: int, width: int, height: in
         report.check(f"{name}, chunk {chunk}, {frames} frames", relative_error(found, truth), 2e-2)
 
     speed_up_decoder(model)
-    for chunk in (1, 2, 4):
+    for chunk in (1,) if brief else (1, 2, 4):
         report.part(f"full, fused, {chunk}", timed, "full, fused", chunk)
     if preset.tiny_vae is not None:
         tiny = random_decoder(TinyVAE, preset.tiny_vae)
-        for chunk in (1, None):
+        for chunk in () if brief else (1, None):
             report.part(f"tiny {chunk}", whole, "tiny", tiny, latent, chunk, **facts)
         plain_tiny = tiny.decode(latent, chunk=1)
         speed_up_tiny(tiny)
@@ -76,7 +77,7 @@ def decoders(report: Report, preset: Preset, frames: int, width: int, height: in
             found = whole(report, "tiny, fused", tiny, latent, chunk, **facts)
             report.check(f"tiny, fused, chunk {chunk}, {frames} frames", relative_error(found, plain_tiny), 2e-2)
 
-        for chunk in (1, 3, None):
+        for chunk in (TINY_CHUNK,) if brief else (1, TINY_CHUNK, None):
             report.part(f"tiny, fused {chunk}", fused, chunk)
     report.part("diffusers", diffusers_decoder, state, preset, latent, **facts)
 
@@ -140,6 +141,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, nargs="+", default=[33])
     parser.add_argument("--size", default="832x480")
     parser.add_argument("--benchmark", action="store_true", help="let cuDNN measure its algorithms")
+    parser.add_argument("--brief", action="store_true", help="the engine's own way, the plain one and diffusers' alone")
     parser.add_argument("--out", help="write the JSON to this file too")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -148,11 +150,12 @@ def main() -> int:
     torch.backends.cudnn.benchmark = options.benchmark
     width, height = parse_size(options.size)
     preset, report, kernels = load_preset(options.preset), Report("vae", True, {**gpu_facts(), "cudnn_benchmark": options.benchmark}), None
-    report.part("convolutions", convolutions, width, height)
+    if not options.brief:
+        report.part("convolutions", convolutions, width, height)
     for frames in options.frames:
-        report.part(f"{frames} frames", decoders, preset, frames, width, height)
+        report.part(f"{frames} frames", decoders, preset, frames, width, height, brief=options.brief)
         print(f"    {since_start():.0f} s", flush=True)
-    kernels = report.part("trace", trace, preset, options.frames[0], width, height, 2)
+    kernels = None if options.brief else report.part("trace", trace, preset, options.frames[0], width, height, 2)
     return report.finish(options.out, kernels=kernels)
 
 

@@ -682,6 +682,29 @@ def test_another_model_takes_the_place_of_the_one_that_runs_and_what_was_asked_o
     run(scenario, old)
 
 
+def test_what_a_page_asks_as_soon_as_it_hears_of_another_model_is_made():
+    pocket = FakeEngine().preset
+    models = Models(pocket, lambda preset: named(preset.name), others=[replace(pocket, name="other")], why_not=lambda preset: "")
+
+    async def scenario(desk):
+        page, tell_all = Page(desk), desk.tell_all
+
+        def told_and_answered(message, **options):
+            tell_all(message, **options)
+            asking = threading.Thread(target=page.edit, args=(1, "a ship"), kwargs={"preset": "other"})
+            asking.start()
+            asking.join(0.5)                                    # the engine of before has time to take it, were it let
+
+        while desk.state != "ready":
+            await asyncio.sleep(0.01)
+        desk.tell_all = told_and_answered
+        models.switch(desk, "other")
+        await page.until(type="clip", generation=1, kind=TURBO)
+        assert "dropped" not in {message["type"] for message in page.messages}
+        page.close()
+    run(scenario)
+
+
 def test_a_model_that_cannot_be_loaded_says_why_and_the_old_one_can_be_gone_back_to():
     class Broken(FakeEngine):
         def load(self, on_state=None):

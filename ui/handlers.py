@@ -49,8 +49,7 @@ def add_routes(app: FastAPI, desk: Desk, models: Models, pictures: Pictures, dat
         name = websocket.query_params.get("page", "")
         guest = websocket.scope.get("state", {}).get("role") == GUEST
         session = Session(asyncio.get_running_loop(), name if PAGE_NAME.fullmatch(name) else "", guest=guest)
-        session.post({**models.hello(), "guest": guest})
-        desk.connect(session)
+        desk.connect(session, lambda: {**models.hello(), "guest": guest})
         sending = asyncio.create_task(_send(websocket, session))
         try:
             while True:

@@ -124,9 +124,11 @@ class Desk:
 
     # -- what a page may do; called on the event loop ------------------------------------------------------------------
 
-    def connect(self, session: Session) -> None:
-        """A page opens or comes back: it hears of the full render it asked for, under way or done."""
+    def connect(self, session: Session, hello: Callable[[], dict] | None = None) -> None:
+        """A page opens or comes back: it hears `hello` of the model, and of the full render it asked for, under way or done."""
         with self._changed:
+            if hello is not None:
+                session.post(hello())
             self._sessions.append(session)
             session.post(self._engine_message())
             session.post(self._live_message())
@@ -186,10 +188,15 @@ class Desk:
             session.picked[edit.place] = edit
             self._changed.notify()
 
-    def switch(self, make_engine: Callable[[], object], opening: Edit | None) -> None:
-        """Another model: all that is under way stops, the engine ends, the other one is loaded. What pages ask for meanwhile waits."""
+    def switch(self, make_engine: Callable[[], object], opening: Edit | None, hello: dict | None = None) -> None:
+        """Another model: all that is under way stops, the engine ends, the other one is loaded. What pages ask for meanwhile waits.
+
+        hello: told to all pages. The engine of before does nothing after that: it would drop what they ask of the other one.
+        """
         with self._changed:
             self._wish = make_engine, opening
+            if hello is not None:
+                self.tell_all(hello)
             half_loaded = self._engine if self.state == "loading" else None
             for page, job in list(self._renders.items()):
                 self._rendered_by(page, job.edit, "Another model was chosen, and this render was stopped.")

@@ -75,8 +75,7 @@ class Models:
             if preset.name != self.preset.name:
                 self.previous = self.preset.name
             self.preset = preset
-            desk.tell_all(self.hello())
-            desk.switch(lambda: self._make_engine(preset), opening_of(preset))
+            desk.switch(lambda: self._make_engine(preset), opening_of(preset), self.hello())
 
     def hello(self) -> dict:
         """What a page is told first."""
