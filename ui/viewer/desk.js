@@ -35,7 +35,7 @@ class Desk {
     this.engine = new EngineState(desk, this.facts, { onBack: (preset) => this.switchTo(preset, () => this.ask()) });
     this.panel = new Panel(desk, { onEdit: () => this.edited(), onTrouble });
     this.render = new FullRender(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
-    this.models = new Models(desk, { onTrouble });
+    this.models = new Models(desk, { onChoose: (name) => this.switchTo(name, () => this.ask()), onTrouble });
     this.drop = new Drop(desk, (file) => (this.panel.first.fits(file) ? this.panel.first.take(file) : this.restore(file)));
     this.history = new History(desk, {
       onOpen: (entry) => this.open(entry), onPick: (entry, place) => this.stage.picks.choose(place, entry), onTrouble,
@@ -229,7 +229,6 @@ class Desk {
   welcome(hello) {
     const first = !this.hello, another = !first && hello.preset !== this.hello.preset, { name, then } = this.afterSwitch ?? {};
     this.hello = hello;
-    this.afterSwitch = null;
     this.engine.expect(hello);
     this.models.show(hello.preset);
     this.desk.dataset.takesImage = hello.takes_image;
@@ -241,8 +240,9 @@ class Desk {
       this.history.load();
       this.stage.picks.askAgain();
     }
-    if (name === hello.preset) then();
-    else this.ask();
+    if (name !== hello.preset) return this.ask();      // of the model before, where the connection was lost meanwhile
+    this.afterSwitch = null;
+    return then();
   }
 
   /** Another model runs from now on: what the one before was asked for will not come. */

@@ -4,11 +4,12 @@ import { ask } from "./ask.js";
 import { element } from "./dom.js";
 
 export class Models {
-  /** onTrouble(line). */
-  constructor(root, { onTrouble }) {
+  /** onChoose(name): the person wants that one. onTrouble(line). */
+  constructor(root, { onChoose, onTrouble }) {
     this.button = root.querySelector(".model-open");
     this.dialog = root.querySelector(".models");
     this.list = this.dialog.querySelector(".models-list");
+    this._onChoose = onChoose;
     this._onTrouble = onTrouble;
     this.button.addEventListener("click", () => this.open());
     this.dialog.querySelector(".models-close").addEventListener("click", () => this.dialog.close());
@@ -56,7 +57,7 @@ export class Models {
       button.setAttribute("aria-disabled", "true");
       button.append(element("span", { className: "model-why" }, why));
     }
-    button.addEventListener("click", () => !why && this.choose(name));
+    button.addEventListener("click", () => !why && this._onChoose(name));
     item.append(button);
     return item;
   }
