@@ -54,6 +54,7 @@ class Techniques:
 
     linear: "fp8" or "int8" for the blocks' linear layers in 8 bits, q, k and v as one. sage: sparse attention in 8 bits, the format of its
     values ("fp8" or "16"). fused: glue kernels, and a residual stream of the weights' dtype if `narrow_stream`. graph: one CUDA graph a step.
+    measured: 8 bits only where they are faster on this card; else wherever they were asked for.
     """
 
     linear: str | None = None
@@ -61,6 +62,7 @@ class Techniques:
     fused: bool = False
     narrow_stream: bool = False
     graph: bool = False
+    measured: bool = True
 
 
 PLAIN = Techniques()
@@ -86,7 +88,7 @@ def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Modu
     if techniques.linear or techniques.fused:
         stack_qkv(model)
     if techniques.linear:
-        fitted.append(quantize_linears(model, techniques.linear, tokens, fed=techniques.fused))
+        fitted.append(quantize_linears(model, techniques.linear, tokens, fed=techniques.fused, measured=techniques.measured))
     if techniques.sage:
         fitted += quantize_attention(model, techniques.sage, tokens)
     if not techniques.fused:
@@ -118,8 +120,8 @@ def stack_qkv(model: DiT) -> None:
             del attn.q, attn.k, attn.v
 
 
-def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
-    """The large linear layers of all blocks in 8 bits, where that is faster; layers that read the text and small ones stay.
+def quantize_linears(model: DiT, format: str, tokens: int, fed: bool, measured: bool) -> str:
+    """The large linear layers of all blocks in 8 bits, if `measured` where that is faster; layers that read the text and small ones stay.
 
     fed: whether the kernel before most layers hands them 8-bit rows; the two that follow an attention always round their own.
     """
@@ -127,7 +129,7 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
     places = {"self_attn.qkv": fed, "self_attn.o": False, "cross_attn.q": fed, "cross_attn.o": False, "ffn.0": fed, "ffn.2": fed}
     for name, is_fed in places.items():
         first = _plain(model.blocks[0].get_submodule(name))
-        if not _wins(first, format, tokens, is_fed):
+        if measured and not _wins(first, format, tokens, is_fed):
             sixteen.append(name)
             continue
         eight.append(name)
@@ -136,7 +138,7 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool) -> str:
             layer = _plain(block.get_submodule(name))
             setattr(block.get_submodule(parent), child, kernels.QuantizedLinear.from_linear(layer, format=format))
     line = f"linear layers: {format} {', '.join(eight) or 'none'}" + (f"; 16-bit {', '.join(sixteen)}" if sixteen else "")
-    if fed and format == "fp8" and {"ffn.0", "ffn.2"} <= set(eight) and _gelu_wins(model.blocks[0].ffn[0], tokens):
+    if fed and format == "fp8" and {"ffn.0", "ffn.2"} <= set(eight) and (not measured or _gelu_wins(model.blocks[0].ffn[0], tokens)):
         for block in model.blocks:
             block.ffn[0].fuse_gelu = True
         line += "; GELU inside ffn.0"

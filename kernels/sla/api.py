@@ -24,7 +24,12 @@ def sparse_linear_attention(q: Tensor, k: Tensor, v: Tensor, proj_weight: Tensor
         backend: "triton", "torch" (the reference), or "auto": triton on CUDA. Triton takes float16, bfloat16 and float32.
     Returns: [B, H, L, D] like q; from Triton it is laid out as [B, L, H, D], ready to be flattened for the output linear.
     Raises: ValueError for shapes, dtypes, devices, density or blocks that do not fit. Gradients: q, k, v and the projection.
+    Under autocast all five are taken in its dtype, as torch's own attention does.
     """
+    if torch.is_autocast_enabled(q.device.type):
+        tensors = [x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v, proj_weight, proj_bias)]
+        with torch.autocast(q.device.type, enabled=False):
+            return sparse_linear_attention(*tensors, density=density, block_q=block_q, block_k=block_k, pv=pv, backend=backend)
     _check_qkv(q, k, v)
     head_dim = q.shape[-1]
     check_shape("proj_weight", proj_weight, (head_dim, head_dim))

@@ -189,6 +189,35 @@ def test_gradients(length, head_dim, block_q, block_k):
         assert distance(ours, truth) <= 2 * distance(own, truth), name
 
 
+def under_autocast(device: str, dtype: torch.dtype, backend: str) -> None:
+    """Of float32 tensors, what it is of the same ones rounded before it, and gradients in float32."""
+    options = dict(density=0.3, block_q=16, block_k=16, backend=backend)
+    tensors = [x.requires_grad_() for x in draw(130, 64, device=device)]
+    with torch.autocast(device, dtype=dtype):
+        o = kernels.sparse_linear_attention(*tensors, **options)
+    assert o.dtype == dtype
+    o.float().square().sum().backward()
+    found = [x.grad for x in tensors]
+    rounded = [x.detach().to(dtype).requires_grad_() for x in tensors]
+    expected = kernels.sparse_linear_attention(*rounded, **options)
+    expected.float().square().sum().backward()
+    torch.testing.assert_close(o, expected, rtol=0, atol=0)
+    for gradient, twin in zip(found, rounded):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, twin.grad.float(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend, dtype", [("torch", torch.bfloat16), ("triton", torch.float16)])
+def test_under_autocast_it_works_in_its_dtype(backend, dtype):
+    under_autocast("cpu", dtype, backend)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_on_the_gpu(dtype):
+    under_autocast("cuda", dtype, "triton")
+
+
 def test_gradients_of_the_sparse_branch_alone():
     """A key block nobody keeps gets exactly zero, and an expanded upstream gradient (stride 0) is fine."""
     q, k, v, *_ = draw(64, 16)
