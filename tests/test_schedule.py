@@ -42,6 +42,16 @@ def test_flow_times(num_steps, shift):
         flow_times(0, shift)
 
 
+@pytest.mark.parametrize("num_steps, shift", [(50, 3.0), (2, 5.0), (7, 1.0)])
+def test_flow_times_that_end_early(num_steps, shift):
+    """As many steps from the same start, the last of them from t_min."""
+    times = flow_times(num_steps, shift, 0.3)
+    even = times / (shift - (shift - 1) * times)
+    assert times.shape == (num_steps + 1,) and times[0] == flow_times(num_steps, shift)[0] and times[-1] == 0
+    assert times[-2].item() == pytest.approx(0.3) and even[:-1].diff().std(correction=0) < 1e-12
+    assert flow_times(1, shift, 0.3).tolist() == flow_times(1, shift).tolist()
+
+
 def test_timesteps():
     assert timestep_of(0.9876543, "exact") == pytest.approx(987.6543)
     assert timestep_of(0.9876543, "integer") == 987.0

@@ -230,7 +230,7 @@ class Engine:
     def _times(self, plan: Request) -> Tensor:
         if plan.mode == "turbo":
             return rcm_times(plan.num_steps, self.preset.turbo.sigma_max)
-        return flow_times(plan.num_steps, self.preset.full.shift)
+        return flow_times(plan.num_steps, self.preset.full.shift, self.preset.full.t_min)
 
     @torch.inference_mode()
     def _to_frames(self, latent: Tensor, *, fast: bool) -> np.ndarray:

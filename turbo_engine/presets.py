@@ -111,7 +111,7 @@ class TurboSettings:
 
 @dataclass(frozen=True)
 class FullSettings:
-    """Many-step sampling of the teacher. shift: of the flow times; rounding: of timesteps; negative_prompt: where a request has none."""
+    """Many-step sampling of the teacher. shift, t_min: of the flow times; rounding: of timesteps; negative_prompt: where a request has none."""
 
     num_steps: int
     max_steps: int
@@ -121,12 +121,14 @@ class FullSettings:
     negative_prompt: str
     rounding: str
     preview_steps: tuple[int, ...]
+    t_min: float = 0.0
 
     def __post_init__(self):
         _check_steps(self.num_steps, self.max_steps, 1000, self.preview_steps)
         _check_rounding(self.rounding)
         _check(self.sampler in FULL_SAMPLERS, f"sampler: expected one of {', '.join(FULL_SAMPLERS)}, got {self.sampler!r}")
         _check(self.shift > 0, f"shift: expected a positive number, got {self.shift}")
+        _check(0 <= self.t_min < 1, f"t_min: expected a time from 0 to below 1, got {self.t_min}")
         _check(self.guidance_scale >= 1, f"guidance_scale: expected 1 or more, got {self.guidance_scale}")
 
 

@@ -21,14 +21,19 @@ def rcm_times(num_steps: int, sigma_max: float) -> Tensor:
     return torch.tensor([sigma / (1 + sigma) for sigma in sigmas], dtype=torch.float64)
 
 
-def flow_times(num_steps: int, shift: float) -> Tensor:
+def flow_times(num_steps: int, shift: float, t_min: float = 0.0) -> Tensor:
     """Times of a full render: evenly spaced, then shifted towards noise, t = s * u / (1 + (s - 1) * u).
 
+    t_min: where the last step starts, which goes to 0; 0 spaces it like the others.
     Returns: [num_steps + 1] float64, falling, last 0. Source: Esser et al. 2024, arXiv:2403.03206, section 5.3.2.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps: expected 1 or more, got {num_steps}")
-    even = torch.linspace(FLOW_SIGMA_MAX, 0, num_steps + 1, dtype=torch.float64)
+    if t_min:
+        even = torch.linspace(FLOW_SIGMA_MAX, t_min / (shift - (shift - 1) * t_min), num_steps, dtype=torch.float64)
+        even = torch.cat((even, even.new_zeros(1)))
+    else:
+        even = torch.linspace(FLOW_SIGMA_MAX, 0, num_steps + 1, dtype=torch.float64)
     return shift * even / (1 + (shift - 1) * even)
 
 

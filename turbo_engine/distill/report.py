@@ -81,7 +81,7 @@ class Studio:
 
     def teacher(self, prompts, seeds, num_steps: int) -> Tensor:
         full = self.preset.full
-        return self.latents("teacher", prompts, seeds, sampler=full.sampler, times=flow_times(num_steps, full.shift),
+        return self.latents("teacher", prompts, seeds, sampler=full.sampler, times=flow_times(num_steps, full.shift, full.t_min),
                             guidance_scale=full.guidance_scale)
 
     def student(self, prompts, seeds, num_steps: int, sampler: str) -> Tensor:

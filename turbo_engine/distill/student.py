@@ -95,7 +95,7 @@ class TrajectoryPool:
         shape = preset.latent_shape(clip.num_frames, clip.height, clip.width)
         self.noise, self.clips = (torch.empty(self.turns.capacity, *shape, **kind) for _ in range(2))
         self.texts = torch.empty(self.turns.capacity, text_encoder.text_len, text_encoder.dim, **kind)
-        self._times = flow_times(TEACHER_STEPS, self.full.shift)
+        self._times = flow_times(TEACHER_STEPS, self.full.shift, self.full.t_min)
 
     @property
     def count(self) -> int:
