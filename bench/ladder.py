@@ -1,6 +1,7 @@
-"""Tables and a drawing of the engine's ladder from the JSON of bench_engine and bench_vae, for docs/performance.md and the README.
+"""Tables and a drawing of the engine's ladder from the JSON of bench_engine, bench_vae and bench_techniques, for docs/performance.md and the README.
 
     python -m bench.ladder bench/results/engine-*.json bench/results/vae-*.json [--svg docs/ladder.svg]
+    python -m bench.ladder bench/results/techniques-pocket-h100.json bench/results/techniques-pocket.json
 
 Prints Markdown. Nothing is measured here.
 """
@@ -66,6 +67,21 @@ def decoder_table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def techniques_table(card: dict, cores: dict) -> str:
+    """One row a technique on trained weights: what it does to a clip, counted on the card, and the time of a clip's text and steps on both."""
+    cpu_s = {row["name"]: row["steps_s"] for row in cores["rows"]}
+    lines = ["| on | probe: subject, motion | PSNR, dB | SSIM | worst frame's | feature distance | 2 CPU cores | H100 |",
+             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for row in card["rows"]:
+        cells = [f"{row['subject']:.2f}, {row['motion']:.2f}"]
+        cells += [f"{row[key]:{style}}" if key in row else "" for key, style in
+                  (("psnr_db", ".1f"), ("ssim", ".4f"), ("worst_ssim", ".4f"), ("feature_distance", ".4f"))]
+        cells.append(f"{cpu_s[row['name']]:.2f} s" if cpu_s.get(row["name"]) else "")
+        cells.append(f"{1000 * row['steps_s']:.1f} ms" if row["steps_s"] else "")
+        lines.append(f"| {row['name']} |" + "".join(f" {cell} |" if cell else " |" for cell in cells))
+    return "\n".join(lines)
+
+
 def rungs(result: dict) -> list[dict]:
     return [row for row in result["rows"] if "clip_s" in row]
 
@@ -104,6 +120,11 @@ def main() -> int:
     options = parser.parse_args()
     every = [json.loads(path.read_text()) for path in options.files]
     results = [result for result in every if result["bench"] == "engine"]
+    techniques = [result for result in every if result["bench"] == "techniques"]
+    if techniques:
+        print(techniques_table(*techniques))
+    if not results:
+        return 0
     facts = results[0]
     print(f"{facts['device']}, torch {facts['torch']}, triton {facts['triton']}, commit {', '.join(dict.fromkeys(r['commit'] for r in results))}\n")
     print(ladder_table(results))

@@ -97,7 +97,7 @@ class Api:
         People at the page go first. The clip is kept in the history.
 
         Args:
-            prompt: a shot in plain English, such as "a penguin bouncing on a beach at sunset, camera zooms in"
+            prompt: a shot in plain English, such as "a penguin walking to the right on a beach at sunset"
             seed: 0 or more; the same seed and prompt make the same clip, and its full render the same shot
             num_steps: 1 to 4, more is crisper; the preset's choice if left out
             size: width x height in pixels such as "832x480", from the preset's menu; its own choice if left out

@@ -15,12 +15,12 @@ from turbo_engine.presets import TURBO_SAMPLERS, Preset, list_presets, load_pres
 from .clips import Edit
 from .live import Desk
 
-OPENING = Edit(0, "a penguin bouncing on a beach at sunset, camera zooms in", 7)
+OPENING = Edit(0, "a penguin walking to the right on a beach at sunset", 7)
 EXAMPLES = (
     OPENING.prompt,
     "an octopus dancing underwater",
     "a rocket flying to the right in space",
-    "a snowman doing a backflip in the snow",
+    "a cactus growing in the desert",
     "a T-Rex jumping near an erupting volcano",
     "a robot spinning on a theatre stage",
 )

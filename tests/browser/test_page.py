@@ -13,7 +13,7 @@ from turbo_engine.recipe_files import read_recipe
 from .conftest import POCKET_SHIPPED, App
 from .desk import DeskPage
 
-OPENING = "a penguin bouncing on a beach at sunset, camera zooms in"
+OPENING = "a penguin walking to the right on a beach at sunset"
 NASTY = "<img src=x onerror=gotcha=3> ${window.gotcha=1} `${window.gotcha=2}` {{value}} \"'&amp;</textarea>"
 
 

@@ -25,6 +25,7 @@ from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.presets import SparseSettings
 from turbo_engine.schedule import rcm_times
+from turbo_engine.weights import read_manifest
 
 SPARSE = SparseSettings(density=0.14, block_q=16, block_k=16)      # 5 of 36 blocks of 576 tokens; larger blocks would keep none
 REFRESH_EVERY = 4            # training steps
@@ -108,11 +109,12 @@ def main() -> None:
     sparse = sparse_twin(student, trained=load_dit(args.weights, "student", sparse=SPARSE) if args.resume else None)
     captions = Captions(run, load_world(), open_text_encoder(run, args), capacity=8 if args.tiny else 4_096, fresh=4 if args.tiny else 64)
     clip = preset.clip
+    before = {} if args.tiny else read_manifest(args.weights / "student.safetensors")["metrics"]
 
     def save(averaged: DiT, step: int) -> None:
         if run.main:
-            metrics = {"steps": step, "seconds": run.elapsed_s, "density": SPARSE.density, "block_q": SPARSE.block_q, "block_k": SPARSE.block_k,
-                       "method": "the dense student's own answers, sparse and dense halves of every batch"}
+            metrics = before | {"sparse_steps": step, "sparse_seconds": run.elapsed_s, "density": SPARSE.density, "block_q": SPARSE.block_q,
+                                "block_k": SPARSE.block_k}
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
