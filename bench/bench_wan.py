@@ -105,7 +105,8 @@ def measure(report: Report, preset, args, folder: Path, more: dict) -> None:
     image = picture(width, height) if preset.takes_image else None
     for mode in args.mode:
         for index in range(args.repeat + 1):
-            prompt, seen = PROMPTS[min(index, args.repeat - 1) % len(PROMPTS)] + f" {mode}", index == args.repeat
+            new, seen = min(index, args.repeat - 1), index == args.repeat
+            prompt = f"{PROMPTS[new % len(PROMPTS)]}, {mode} {new}"
             request = Request(prompt, seed=index, mode=mode, num_frames=args.frames or preset.clip.num_frames, width=width, height=height,
                               num_steps=args.steps, preview_steps=(), image=image)
             report.rows.append(row := one(engine, request, seen))

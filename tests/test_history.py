@@ -92,6 +92,7 @@ def test_what_pages_make_is_kept_told_and_shown_again_as_it_was(tmp_path):
     asyncio.run(both())
 
 
+@pytest.mark.clock
 def test_clips_are_written_in_a_pause_and_all_of_them_at_the_end(tmp_path):
     archive = Archive(Store(tmp_path))
     kept = []

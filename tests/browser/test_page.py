@@ -247,7 +247,7 @@ def test_a_saved_clip_is_whole_and_carries_its_recipe(desk, side, tmp_path):
         desk.render_full()
     with desk.page.expect_download() as download:
         desk.page.locator(f".side-{side} .save").click()
-    assert download.value.suggested_filename == f"rushes-a-penguin-bouncing-on-a-beach-at-sunset-camera-z-seed7-{side}.mp4"
+    assert download.value.suggested_filename == f"rushes-a-penguin-walking-to-the-right-on-a-beach-at-sun-seed7-{side}.mp4"
     path = tmp_path / "saved.mp4"
     download.value.save_as(path)
     with av.open(str(path), format="mp4") as video:
@@ -358,7 +358,7 @@ def test_known_words_swap_into_the_shot(fake_desk):
         return fake_desk.prompt.input_value()
 
     assert pick("subjects", "octopus") == OPENING.replace("a penguin", "an octopus")
-    assert pick("cameras", "pan left") == "an octopus bouncing on a beach at sunset, the camera pans left"
+    assert pick("cameras", "pan left") == "an octopus walking to the right on a beach at sunset, the camera pans left"
     assert pick("motions", "spinning") == "an octopus spinning on a beach at sunset, the camera pans left"
     assert pick("scenes", "underwater") == "an octopus spinning underwater, the camera pans left"
     fake_desk.settle("an octopus spinning underwater, the camera pans left")
