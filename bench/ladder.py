@@ -78,7 +78,7 @@ def techniques_table(card: dict, cores: dict) -> str:
                   (("psnr_db", ".1f"), ("ssim", ".4f"), ("worst_ssim", ".4f"), ("feature_distance", ".4f"))]
         cells.append(f"{cpu_s[row['name']]:.2f} s" if cpu_s.get(row["name"]) else "")
         cells.append(f"{1000 * row['steps_s']:.1f} ms" if row["steps_s"] else "")
-        lines.append(f"| {row['name']} |" + "".join(f" {cell} |" if cell else " |" for cell in cells))
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

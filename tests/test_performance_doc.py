@@ -24,6 +24,8 @@ def test_techniques_on_trained_weights_are_those_of_the_committed_results():
     assert "H100" in card["device"] and cores["device"] == "cpu" and all(result["ok"] and not result["errors"] for result in (card, cores))
     assert techniques_table(card, cores) in (ROOT / "docs" / "performance.md").read_text()
     assert any(row["name"].startswith("SLA") for row in card["rows"])
+    dense = [row for row in card["rows"] if "SLA" not in row["name"]]
+    assert all(row[question] == 1 for row in dense for question in ("subject", "scene", "camera")) and all(row["motion"] > 0.95 for row in dense)
 
 
 def test_results_are_sound():

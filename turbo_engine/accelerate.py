@@ -90,7 +90,7 @@ def accelerate(model: DiT, techniques: Techniques, tokens: int) -> tuple[nn.Modu
     if techniques.linear:
         fitted.append(quantize_linears(model, techniques.linear, tokens, fed=techniques.fused, measured=techniques.measured))
     if techniques.sage:
-        fitted += quantize_attention(model, techniques.sage, tokens)
+        fitted += quantize_attention(model, techniques.sage, tokens, measured=techniques.measured)
     if not techniques.fused:
         return model, fitted
     stream = model.patch_embedding.weight.dtype if techniques.narrow_stream else torch.float32
@@ -145,8 +145,8 @@ def quantize_linears(model: DiT, format: str, tokens: int, fed: bool, measured: 
     return line
 
 
-def quantize_attention(model: DiT, pv: str, tokens: int) -> list[str]:
-    """Sparse attention in 8 bits, its values in format pv, where the model has it and it is faster."""
+def quantize_attention(model: DiT, pv: str, tokens: int, measured: bool) -> list[str]:
+    """Sparse attention in 8 bits, its values in format pv, where the model has it and, if `measured`, it is faster."""
     ops = [block.self_attn.attn_op for block in model.blocks if isinstance(block.self_attn.attn_op, SparseLinearAttention)]
     if not ops:
         return []
@@ -154,7 +154,7 @@ def quantize_attention(model: DiT, pv: str, tokens: int) -> list[str]:
     if weight.is_cuda and not {settings.block_q, settings.block_k} <= {64, 128}:
         return ["sparse attention: 16-bit, its blocks are too small for 8"]
     taken = "8-bit"
-    if weight.is_cuda:
+    if measured and weight.is_cuda:
         heads, head_dim = model.config.num_heads, model.config.head_dim
         q, k, v = (torch.randn(1, tokens, heads, head_dim, dtype=weight.dtype, device=weight.device).transpose(1, 2) for _ in range(3))
         trial = SparseLinearAttention(head_dim, settings).to(weight)

@@ -32,10 +32,10 @@ class Desk {
 
     const onTrouble = (line) => this.facts.say(line, "error");
     this.facts = new Facts(desk);
-    this.engine = new EngineState(desk, this.facts, { onBack: (preset) => this.switchTo(preset, () => this.ask()) });
+    this.engine = new EngineState(desk, this.facts, { onBack: (preset) => this.switchTo(preset) });
     this.panel = new Panel(desk, { onEdit: () => this.edited(), onTrouble });
     this.render = new FullRender(desk, { onStart: () => this.renderFull(), onCancel: () => this.cancelFull() });
-    this.models = new Models(desk, { onChoose: (name) => this.switchTo(name, () => this.ask()), onTrouble });
+    this.models = new Models(desk, { onChoose: (name) => this.switchTo(name), onTrouble });
     this.drop = new Drop(desk, (file) => (this.panel.first.fits(file) ? this.panel.first.take(file) : this.restore(file)));
     this.history = new History(desk, {
       onOpen: (entry) => this.open(entry), onPick: (entry, place) => this.stage.picks.choose(place, entry), onTrouble,
@@ -165,8 +165,8 @@ class Desk {
     this.facts.offer(`Switch to ${entry.preset}`, () => this.switchTo(entry.preset, () => this.open(entry)));
   }
 
-  /** Another model, and then what to do with it instead of asking for what the controls say. */
-  async switchTo(name, then) {
+  /** Another model, and then what to do with it; nothing else said, ask for what the controls say. */
+  async switchTo(name, then = () => this.ask()) {
     this.afterSwitch = { name, then };
     if (!(await this.models.choose(name))) this.afterSwitch = null;
   }
