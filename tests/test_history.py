@@ -95,17 +95,17 @@ def test_what_pages_make_is_kept_told_and_shown_again_as_it_was(tmp_path):
 @pytest.mark.clock
 def test_clips_are_written_in_a_pause_and_all_of_them_at_the_end(tmp_path):
     archive = Archive(Store(tmp_path))
-    kept = []
+    kept, clips = [], [make(f"a robot {i}") for i in range(9)]     # made first: that takes a good part of a pause by itself
     archive.on_kept = lambda entry: kept.append(entry.prompt)
-    for i in range(5):
+    for clip in clips[:5]:
         archive.engine_busy()
-        archive.keep(make(f"a robot {i}"))
+        archive.keep(clip)
         time.sleep(0.05)
         assert not kept                                         # the engine was busy just now
     wait_for(lambda: len(kept) == 5)
-    for i in range(5, 9):
+    for clip in clips[5:]:
         archive.engine_busy()
-        archive.keep(make(f"a robot {i}"))
+        archive.keep(clip)
     archive.close()
     assert kept == [f"a robot {i}" for i in range(9)]
     with Store(tmp_path) as store:
