@@ -167,8 +167,8 @@ def test_subject_is_large_and_stays_in_the_frame(compositor):
     for spec, cover in zip(specs, mask[:, 0]):
         name = WORLD.motions[spec.motion].name
         share = cover.mean((1, 2))
-        middle = share[2:7] if name != "drop" else share[4:]
-        assert middle.min() > (0.005 if name in ("grow", "shrink", "spin") else 0.08), name
+        middle = share[2:7]
+        assert middle.min() > (0.005 if name in ("grow", "shrink", "spin", "flip") else 0.08), name
         inside = 1 - cover[2:7][:, border].sum() / cover[2:7].sum()
         assert inside > 0.93, (name, WORLD.cameras[spec.camera].name)
 

@@ -247,7 +247,7 @@ class _Lens:
 
     def texels(self, poses: Tensor) -> Tensor:
         """Pixels a sprite's cell is high (or wide, if less squeezed) on screen, [B, T]; picks the mip level."""
-        larger = torch.maximum(poses[..., 3].abs(), poses[..., 4])
+        larger = torch.maximum(poses[..., 3].abs(), poses[..., 4].abs())
         return larger * self.camera[..., 0] * self.size / 2
 
     def shadow(self, poses: Tensor, feet: float, painting) -> Tensor:
@@ -255,15 +255,16 @@ class _Lens:
 
         It spreads and pales with height but never fades: at the top of a jump it tells how high that is."""
         x, _, _, width, height, lift = poses.unbind(-1)
+        width, height = width.abs(), height.abs()
         zoom = self.camera[..., 0]
         column = lambda a: a[:, None, :, None, None]
         ground_x, ground_y = self._on_screen(x + painting.shadow_x * height, torch.full_like(x, feet))
         contact_x, _ = self._on_screen(x, x)
-        size = torch.maximum(height, 0.5 * width.abs()) * zoom
+        size = torch.maximum(height, 0.5 * width) * zoom
         spread = 1 + 0.35 * lift
-        across = torch.exp(-(((self.x - column(ground_x)) / column(0.50 * width.abs() * zoom * spread + 0.03)) ** 2) * 1.6)
+        across = torch.exp(-(((self.x - column(ground_x)) / column(0.50 * width * zoom * spread + 0.03)) ** 2) * 1.6)
         along = torch.exp(-(((self.y - column(ground_y)) / column(0.105 * size * spread)) ** 2) * 1.3)
-        near_across = torch.exp(-(((self.x - column(contact_x)) / column(0.36 * width.abs() * zoom + 0.01)) ** 2) * 1.8)
+        near_across = torch.exp(-(((self.x - column(contact_x)) / column(0.36 * width * zoom + 0.01)) ** 2) * 1.8)
         near_along = torch.exp(-(((self.y - column(ground_y)) / column(0.035 * size)) ** 2))
         pool = (across * column(0.95 / (1 + 0.30 * lift))) * along
         dark = (near_across * column(0.30 + 0.40 * torch.exp(-9 * lift))) * near_along

@@ -43,8 +43,8 @@ class CameraPath:
 class Pose:
     """A sprite over time, before the camera; [T] float32 each.
 
-    x, y: centre of the sprite's cell. angle: radians, clockwise on screen. width, height: of the cell; width is negative
-    where the art is mirrored. lift: feet above the ground, for the shadow.
+    x, y: centre of the sprite's cell. angle: radians, clockwise on screen. width, height: of the cell; width is negative where
+    the art is mirrored, height where it is upside down. lift: feet above the ground, for the shadow.
     """
 
     x: np.ndarray
@@ -84,10 +84,9 @@ def camera_path(name: str, num_frames: int) -> CameraPath:
     return CameraPath(zoom, pan, tilt)
 
 
-def headroom(camera: CameraPath, feet: float, height: float) -> float:
-    """How far something may rise and stay in the frame at every moment, screen units before the camera."""
-    top = (feet - height - HORIZON) + (HORIZON + camera.tilt + 0.96) / camera.zoom
-    return float(max(top.min(), 0.08))
+def headroom(camera: CameraPath, feet: float, height: float) -> np.ndarray:
+    """How far something may rise and stay in the frame, [T], screen units before the camera."""
+    return np.maximum((feet - height - HORIZON) + (HORIZON + camera.tilt + 0.96) / camera.zoom, 0.08)
 
 
 def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
@@ -98,12 +97,13 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
     hover = _hover(subject, scene)
-    room = headroom(camera, feet - hover, SIZE)
+    rises = headroom(camera, feet - hover, SIZE)
+    room = float(rises.min())
     # Zoomed in, the frame is narrower: keep a standing subject near its middle.
     x = rest + spec.x / float(camera.zoom.max()) ** 2
     if spec.companion is not None:                       # make room
         x = x - 0.125 * companion_side(spec) / float(camera.zoom.max()) ** 2
-    lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, 0.0
+    lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, None
 
     if motion in ("right", "left"):
         side = 1.0 if motion == "right" else -1.0
@@ -114,16 +114,13 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         lift, tall = _jump(t, min(0.42, room))
     elif motion == "flip":
         lift, _ = _jump(t, min(0.36, room), 0.04, 0.92)
-        turned = np.clip((t - 0.04) / 0.92, 0, 1)
-        angle = -math.pi * (turned + ease(turned)) * (-1 if subject.faces == "right" else 1)
+        tall, hinge = _turned(np.clip((t - 0.04) / 0.92, 0, 1)), "middle"
     elif motion == "bounce":
         phase = (2 * t) % 1.0
-        lift = 4 * phase * (1 - phase) * min(0.32, room)
-        contact = np.exp(-((np.minimum(phase, 1 - phase) / 0.16) ** 2))
-        tall = 1 - 0.16 * contact * ease(t / 0.08)
+        fall = 4 * phase * (1 - phase)                   # halfway between a thrown ball's and a spring's: no sharp turn below
+        lift = 0.5 * (fall + np.sin(math.pi * phase) ** 2) * min(0.28, room)
     elif motion == "spin":
-        turn = np.cos(2 * math.pi * t)
-        mirror, wide = np.where(turn < 0, -1.0, 1.0), np.maximum(np.abs(turn), 0.07)
+        wide = _turned(t)
     elif motion == "float":
         level = min(0.36, room - 0.06)
         lift = level * ease(t / 0.5) + 0.05 * np.sin(2 * math.pi * (t - 0.4)) * ease((t - 0.3) / 0.3)
@@ -134,20 +131,22 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         tall = np.minimum(tall, 1 + room / SIZE)
         wide = tall
     elif motion == "sway":
-        angle, hinge = 0.18 * np.sin(2 * math.pi * 2 * t), 1.0
+        angle, hinge = 0.18 * np.sin(2 * math.pi * 2 * t), "feet"
     elif motion == "drop":
-        lift, tall = _drop(t, room + 0.62 * SIZE)
+        lift = _drop(t, max(0.44, float(rises[0])))
     elif motion == "still":
         tall = 1 + 0.012 * np.sin(2 * math.pi * t)
     else:
         raise ValueError(f"motion: {motion!r} is in world.toml and has no kinematics")
 
-    if motion not in ("grow", "shrink", "spin"):
+    if motion in ("jump", "still"):
         wide = 1 / np.sqrt(tall)                         # squash and stretch keep the volume
     lift = lift + hover
     height, width = SIZE * tall, SIZE * wide * mirror
     centre = feet - lift - height / 2
-    if hinge:                                            # swing around the feet, not the middle
+    if hinge == "middle":
+        centre = feet - lift - SIZE / 2
+    elif hinge == "feet":
         x = x + np.sin(angle) * height / 2
         centre = feet - lift - np.cos(angle) * height / 2
     return Pose(x, centre, angle, width, height, lift)
@@ -187,7 +186,7 @@ def _travel(subject, scene, side, t, room, camera):
     """x from the middle of its way, lift and angle of crossing the frame; the gait belongs to the class."""
     against = float(np.sign(camera.pan[-1] - camera.pan[0])) == -side
     zoomed = float(camera.zoom.max()) > 1.01
-    reach = 0.34 if zoomed or against else 0.46
+    reach = 0.32 if zoomed or against else 0.42
     x = side * reach * (2 * t - 1)
     wave = 2 * math.pi * t
     rest = np.zeros_like(t)
@@ -201,7 +200,7 @@ def _travel(subject, scene, side, t, room, camera):
     if subject.moves == "swims" or (weightless and subject.moves == "walks"):
         return x, 0.10 + 0.05 * np.sin(wave), side * 0.05 * np.cos(wave)
     if subject.moves == "walks":
-        return x, 0.06 * SIZE * np.sin(1.5 * wave) ** 2, rest
+        return x, 0.05 * SIZE * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "drives":
         return x, 0.008 * np.sin(1.5 * wave) ** 2, rest
     if subject.moves == "boat":
@@ -218,8 +217,14 @@ def _jump(t, height, rise=0.17, airtime=0.60):
     return 4 * phase * (1 - phase) * height, 1 - 0.16 * crouch
 
 
+def _turned(share):
+    """A flat thing turned once about an axis in its plane: how wide it looks, negative from behind, never thinner than 0.07."""
+    turn = np.cos(2 * math.pi * share)
+    return np.where(turn < 0, -1.0, 1.0) * np.maximum(np.abs(turn), 0.07)
+
+
 def _drop(t, height):
-    """Fall from the top edge, land at t = 0.6, one small rebound. Returns lift, vertical stretch."""
-    fall = height * (1 - np.clip(t / 0.6, 0, 1) ** 1.6)
-    rebound = np.clip((t - 0.6) / 0.3, 0, 1)
-    return fall + 0.08 * 4 * rebound * (1 - rebound), 1 - 0.16 * np.exp(-(((t - 0.62) / 0.07) ** 2))
+    """Fall from that high, land at t = 0.68, one small rebound. Returns lift."""
+    fall = height * (1 - np.clip(t / 0.68, 0, 1) ** 1.6)
+    rebound = np.clip((t - 0.68) / 0.3, 0, 1)
+    return fall + 0.06 * 4 * rebound * (1 - rebound)
