@@ -61,12 +61,13 @@ def block_mask_topk(q: Tensor, k: Tensor, *, density: float, block_q: int, block
 
     Args: q, k: [B, H, L, D] (lengths may differ); the others as in `sparse_linear_attention`.
     Returns: lut [B, H, Mq, topk] int32, indices of the kept key blocks, ascending. Ties go to the lower index. No gradient.
+    Autocast changes nothing: scores are float32 or wider.
     """
     batch, num_heads, _, head_dim = check_shape("q", q, (None, None, None, None))
     check_shape("k", k, (batch, num_heads, None, head_dim))
     check_like("k", k, q)
     _check_selection(density, block_q, block_k)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         if pick_backend(backend, q) == "torch":
             return reference.block_mask_topk_reference(q, k, density, block_q, block_k)
         from kernels.sla import launch

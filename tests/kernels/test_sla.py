@@ -212,6 +212,26 @@ def test_under_autocast_it_works_in_its_dtype(backend, dtype):
     under_autocast("cpu", dtype, backend)
 
 
+def blocks_under_autocast(device: str, backend: str) -> None:
+    """Scores an eight-bit mantissa cannot tell apart, in order all the same."""
+    q = torch.ones(1, 1, 16, 16, device=device)
+    k = torch.arange(12.0, device=device).mul(1e-3).add(1).repeat_interleave(16).view(1, 1, -1, 1).expand(-1, -1, -1, 16)
+    k = torch.cat((k, -100 * torch.ones_like(k[:, :, :64])), 2)      # its smoothed keys are large, and differ by little
+    with torch.autocast(device, dtype=torch.bfloat16):
+        lut = kernels.block_mask_topk(q, k, density=0.2, block_q=16, block_k=16, backend=backend)
+    assert lut.flatten().tolist() == [9, 10, 11]
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_autocast_leaves_the_choice_of_blocks_alone(backend):
+    blocks_under_autocast("cpu", backend)
+
+
+@pytest.mark.gpu
+def test_autocast_leaves_the_choice_of_blocks_alone_on_the_gpu():
+    blocks_under_autocast("cuda", "triton")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_on_the_gpu(dtype):
