@@ -7,3 +7,6 @@ export async function ask(path, options = {}) {
   if (!reply.ok) throw new Error(typeof body.detail === "string" ? body.detail : { 403: "This is not for guests.", 413: "This file is too large." }[reply.status] ?? "The app did not answer.");
   return body;
 }
+
+/** What to tell of what `ask` threw. unreached: where there is no connection. */
+export const inWords = (error, unreached) => (error instanceof TypeError ? unreached : error.message);

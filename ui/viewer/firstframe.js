@@ -1,7 +1,7 @@
 // The picture a clip starts from: chosen or dropped, shown whole with the part that is used lit, cleared. The server turns and crops it,
 // by the very code the engine uses.
 
-import { ask } from "./ask.js";
+import { ask, inWords } from "./ask.js";
 
 const KINDS = ["image/png", "image/jpeg", "image/webp"];
 
@@ -58,7 +58,7 @@ export class FirstFrame {
     } catch (error) {
       if (asked !== this._asked) return;
       this._put(this._picture);
-      this._on.onTrouble(error instanceof TypeError ? "The picture could not be sent: no connection." : error.message);
+      this._on.onTrouble(inWords(error, "The picture could not be sent: no connection."));
     }
   }
 

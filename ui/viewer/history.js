@@ -1,7 +1,7 @@
 // The filmstrip: every clip kept, newest first; click to have it back, set it against another as A or B, star it, delete it and undo
 // that, search.
 
-import { ask } from "./ask.js";
+import { ask, inWords } from "./ask.js";
 import { element } from "./dom.js";
 
 const SEARCH_PAUSE_MS = 150;
@@ -186,7 +186,7 @@ export class History {
     try {
       return await ask(path, options);
     } catch (error) {
-      this._on.onTrouble(error instanceof TypeError ? "The history cannot be reached." : error.message);
+      this._on.onTrouble(inWords(error, "The history cannot be reached."));
       return null;
     }
   }

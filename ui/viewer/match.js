@@ -1,6 +1,6 @@
 // How alike the pair is, frame by frame: SSIM and PSNR as two lines under the scrub bar, measured by the server on lossless frames.
 
-import { ask } from "./ask.js";
+import { ask, inWords } from "./ask.js";
 import { element } from "./dom.js";
 
 const WIDE = 1000, HIGH = 100;      // the plot's own units; it is stretched to the scrub bar
@@ -31,7 +31,7 @@ export class Match {
     } catch (error) {
       if (this._pair !== pair) return;
       this.clear();                   // so that it is tried again
-      this.$(".match-summary").textContent = error instanceof TypeError ? "The two could not be measured: no connection." : error.message;
+      this.$(".match-summary").textContent = inWords(error, "The two could not be measured: no connection.");
     }
   }
 

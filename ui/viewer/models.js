@@ -1,6 +1,6 @@
 // The models of this app: which one runs, those to switch to, and why others cannot run.
 
-import { ask } from "./ask.js";
+import { ask, inWords } from "./ask.js";
 import { element } from "./dom.js";
 
 export class Models {
@@ -32,7 +32,7 @@ export class Models {
       (this.list.querySelector("[aria-current]") ?? this.list.querySelector("button")).focus();
     } catch (error) {
       this.dialog.close();
-      this._onTrouble(error instanceof TypeError ? "The models cannot be reached." : error.message);
+      this._onTrouble(inWords(error, "The models cannot be reached."));
     }
   }
 
@@ -43,7 +43,7 @@ export class Models {
       await ask("/rt/preset", { method: "POST", body: JSON.stringify({ name }) });
       return true;
     } catch (error) {
-      this._onTrouble(error instanceof TypeError ? "The app cannot be reached." : error.message);
+      this._onTrouble(inWords(error, "The app cannot be reached."));
       return false;
     }
   }
