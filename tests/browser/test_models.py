@@ -138,14 +138,23 @@ def test_a_clip_of_another_model_stands_beside_this_ones_and_offers_its_model(co
     page.close()
 
 
-def test_a_dropped_clip_brings_its_model_with_it(desk):
-    page = desk.page
+def test_a_dropped_clip_brings_its_model_with_it_also_where_the_connection_is_lost_meanwhile(page, app):
+    page.add_init_script("""window.sockets = []; const Plain = WebSocket;
+        window.WebSocket = class extends Plain { constructor(...given) { super(...given); sockets.push(this); } };""")
+    desk, held = ModelsPage(page, app.url).open(), []
+    page.route("**/rt/preset", lambda route: held.append(route))
     *_, made = FakeEngine().generate(Request("a fox that was dropped", 3, num_steps=2))
     data = list(encode_mp4_bytes(made.frames[:2], 16, {**made.recipe, "preset": "wide", "width": 320, "height": 192, "num_frames": 17}))
-    page.evaluate("""(data) => { const files = new DataTransfer(); files.items.add(new File([new Uint8Array(data)], 'clip.mp4'));
-        document.querySelector('.desk').dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true })); }""", data)
+    with page.expect_request("**/rt/preset"):
+        page.evaluate("""(data) => { const files = new DataTransfer(); files.items.add(new File([new Uint8Array(data)], 'clip.mp4'));
+            document.querySelector('.desk').dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true })); }""", data)
+    page.evaluate("sockets.at(-1).close()")
+    page.locator(".lamp-text", has_text="Connection lost").wait_for()
+    page.locator(".lamp-text", has_text="Live").wait_for()                    # on the model before: the choice is on its way
+    held[0].continue_()
     desk.until_runs("wide")
     desk.settle("a fox that was dropped")
+    assert page.evaluate("sockets.length") == 2
     assert page.locator(".seed").input_value() == "3" and page.locator(".steps :checked").get_attribute("value") == "2"
 
 
