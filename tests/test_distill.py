@@ -336,6 +336,7 @@ def test_gradient_steps_that_share_parameters_keep_their_gradients_apart(run):
 def test_times_lie_in_the_unit_interval_and_lean_to_noise():
     t = draw_times(20_000, torch.device("cpu"))
     assert 0 < t.min() and t.max() < 1 and 0.74 < t.mean() < 0.82 and 0.09 < (t < 0.5).float().mean() < 0.14
+    assert (t < 0.3).float().mean() < 0.005                     # no full render asks there
 
 
 def test_psnr_of_a_known_error_and_mask():
