@@ -105,8 +105,8 @@ def main() -> int:
         return 2
     report = Report("linear8", options.quick, {} if options.cpu else gpu_facts())
     if options.cpu:
-        for dim, outs in ((320, 960), (320, 1280), (1280, 320), (1536, 1536)):
-            report.part(f"cpu {dim} {outs}", measure_cpu, dim, outs, 576 * 2)
+        for dim, outs in ((320, 320), (320, 960), (320, 1280), (1280, 320)):
+            report.part(f"cpu {dim} {outs}", measure_cpu, dim, outs, 576)
         return report.finish(options.out)
     formats = tuple(FORMATS) if torch.cuda.get_device_capability() >= (8, 9) else ("int8",)
     shapes = QUICK if options.quick else [(layer, rows) for rows in TOKENS for layer in LAYERS]

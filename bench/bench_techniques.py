@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import kernels
 from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts
-from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention
+from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention, techniques_for
 from turbo_engine.compare import psnr, ssim
 from turbo_engine.distill.pocket import FOLDER, load_dit, sparse_settings
 from turbo_engine.distill.probe import Probe, accuracy, feature_distance, labels_of, new_probe, view
@@ -140,12 +140,17 @@ def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
     add("full, 50 steps, guidance", reference, None, full)
     add(f"rCM: student, {steps} steps", truth, reference, turbo)
     add("another seed", judge.clips(turbo, 10_000), truth)
+    ours = Variant(techniques_for(device, "turbo"))
     for name, variant in variants(sparse).items():
         studio.networks["student"] = variant.fitted(plain, tokens, trained)
-        clips = judge.clips(turbo)
-        if device.type == "cuda" and variant.techniques.fused:
-            studio.networks["student"] = replace(variant, techniques=replace(variant.techniques, graph=True)).fitted(plain, tokens, trained)
-        add(name, clips, truth, turbo if device.type == "cuda" else None)
+        clips, timed = judge.clips(turbo), None
+        if device.type == "cuda":
+            timed = replace(variant, techniques=replace(variant.techniques, graph=variant.techniques.fused))
+        elif ours.techniques.linear and name == f"W8A8 {ours.techniques.linear}":
+            timed = ours
+        if timed is not None:
+            studio.networks["student"] = timed.fitted(plain, tokens, trained)
+        add(name, clips, truth, timed and turbo)
     studio.networks["student"] = plain
 
 

@@ -29,6 +29,11 @@ def quantize_reference(x: Tensor, amax: Tensor, dtype: torch.dtype) -> tuple[Ten
     return narrow_reference(x * (torch.full_like(amax, LARGEST[dtype]) / amax), dtype), amax / LARGEST[dtype]
 
 
+def int8_products(device: torch.device) -> bool:
+    """Whether a CPU multiplies int8 several times as fast as float32: it has VNNI, and this torch has oneDNN to use it."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+
+
 def default_format(device: torch.device) -> str:
     """fp8 where its products run at full rate with float32 sums (Hopper, data-centre Blackwell); int8 on every other device."""
     return "fp8" if device.type == "cuda" and torch.cuda.get_device_capability(device) in ((9, 0), (10, 0), (10, 3)) else "int8"

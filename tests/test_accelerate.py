@@ -127,8 +127,13 @@ def test_sparse_attention_in_8_bits_stays_near():
     assert accelerate(build(sparse=None), Techniques(sage="fp8"), 72)[1] == []
 
 
-def test_nothing_is_fitted_where_there_is_no_card():
-    assert techniques_for(torch.device("cpu"), "turbo") == techniques_for(torch.device("cpu"), "full") == PLAIN
+@pytest.mark.parametrize("vnni", [False, True])
+def test_on_a_cpu_turbo_is_in_int8_where_that_is_fast_and_full_never(vnni, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    assert techniques_for(torch.device("cpu"), "full") == PLAIN
+    assert techniques_for(torch.device("cpu"), "turbo") == (Techniques(linear="int8") if vnni else PLAIN)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert techniques_for(torch.device("cpu"), "turbo") == PLAIN
     model = build()
     network, fitted = accelerate(model, PLAIN, 72)
     assert network is model and fitted == []

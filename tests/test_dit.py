@@ -8,6 +8,7 @@ import torch
 from turbo_engine.models.config import DiTConfig
 from turbo_engine.models.dit import (
     DiT,
+    GELU,
     RMSNorm,
     fused_attention,
     patchify,
@@ -212,3 +213,14 @@ def test_bf16_keeps_time_norms_and_stream_wide(model):
 def test_impossible_widths():
     with pytest.raises(ValueError, match="dim: expected an even multiple of num_heads = 5, got 48"):
         DiTConfig(**{**CONFIG.__dict__, "num_heads": 5})
+
+
+@pytest.mark.parametrize("scale", [0.1, 1, 30])
+def test_gelu_is_torchs_own(scale):
+    x = scale * torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(GELU()(x), torch.nn.functional.gelu(x, approximate="tanh"), rtol=1e-6, atol=1e-6)
+    kept = x.clone()
+    GELU()(x)
+    assert torch.equal(x, kept)
+    GELU()(x.requires_grad_()).sum().backward()
+    assert x.grad is not None

@@ -104,12 +104,13 @@ def _torch() -> list[Finding]:
 def _look_at_torch() -> list[tuple[str, str, str]]:
     import torch
 
+    from kernels.formats import int8_products
     from turbo_engine.accelerate import techniques_for
     (torch.ones(8, 8) @ torch.ones(8, 8)).sum().item()
     if not torch.cuda.is_available():
         built = "built for CUDA, but finds no card" if torch.version.cuda else "built without CUDA"
         return [(GOOD, "torch", f"{torch.__version__} works, {built}: on the processor, {torch.get_num_threads()} threads"),
-                (GOOD, "kernels", "plain torch in float32")]
+                (GOOD, "kernels", "plain torch in float32" + (", turbo's linear layers in int8" if int8_products(torch.device("cpu")) else ""))]
     found = []
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)

@@ -15,14 +15,22 @@ def quantize_rows(x: Tensor, *, format: str, backend: str = "auto") -> tuple[Ten
     Args:
         x: [..., K], float16, bfloat16 or float32; activations (a row is a token) or weights [out, in] (a row is a channel).
         format: "fp8" (e4m3) or "int8".
-        backend: "triton" (one pass), "torch" (the reference), or "auto": triton on CUDA.
+        backend: "triton" (one pass); "library" (int8 on a CPU); "torch" (the reference); or "auto": triton on CUDA, elsewhere
+            "library" for int8 and "torch" for fp8.
     Returns: x8 like x, contiguous; scale [...] float32 with real = x8 * scale. Raises: ValueError.
     """
     check_format(format)
     if x.ndim < 1 or x.shape[-1] == 0 or not x.is_floating_point():
         raise ValueError(f"x: expected floating-point rows, got {x.dtype} {list(x.shape)}")
-    if _pick(backend, x) == "torch":
+    backend = _pick(backend, x, "library" if format == "int8" else "torch")
+    if backend == "torch":
         return reference.quantize_rows_reference(x, format)
+    if backend == "library":
+        from kernels.w8a8 import library
+
+        if x.is_cuda or format != "int8":
+            raise ValueError(f"backend: 'library' rounds to int8 on a CPU, not to {format} on {x.device}; try backend='auto'")
+        return library.quantize_rows(x)
     from kernels.w8a8 import launch
 
     return launch.quantize_rows(x, FORMATS[format])

@@ -28,17 +28,17 @@ def quantized(rows, outs, width, format, device="cpu"):
 
 # --- rounding ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("format", LIMITS)
+@pytest.mark.parametrize("format, backend", [*((format, "triton") for format in LIMITS), ("int8", "library")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_rows_are_rounded_as_torch_rounds_them(format, dtype):
+def test_rows_are_rounded_as_torch_rounds_them(format, backend, dtype):
     """Rows of every size from 1e-6 to 1e4, one of zeros, and views with spaces between the rows."""
     x = torch.randn(3, 21, 100, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 4, 21)[:, None]
     x[1, 4] = 0
     for view in (x.to(dtype), x.to(dtype)[:, ::2], x.to(dtype)[..., 7:60], x.to(dtype).transpose(0, 1)):
-        x8, scale = kernels.quantize_rows(view, format=format, backend="triton")
+        x8, scale = kernels.quantize_rows(view, format=format, backend=backend)
         truth8, truth_scale = kernels.quantize_rows(view, format=format, backend="torch")
         assert torch.equal(x8.float(), truth8.float()) and x8.shape == view.shape and x8.is_contiguous()
-        torch.testing.assert_close(scale, truth_scale, rtol=1e-6, atol=0)
+        torch.testing.assert_close(scale, truth_scale, rtol=1e-6 if backend == "triton" else 0, atol=0)
 
 
 @pytest.mark.parametrize("format, largest", [("fp8", 448), ("int8", 127)])
@@ -172,6 +172,8 @@ def test_unknown_formats_and_whole_numbers_are_refused():
         kernels.quantize_rows(torch.ones(2, 2), format="fp4")
     with pytest.raises(ValueError, match="x: expected floating-point rows, got torch.int32"):
         kernels.quantize_rows(torch.ones(2, 2, dtype=torch.int32), format="int8")
+    with pytest.raises(ValueError, match="library"):
+        kernels.quantize_rows(torch.ones(2, 2), format="fp8", backend="library")
 
 
 def test_without_tuning_the_first_way_is_taken(monkeypatch):

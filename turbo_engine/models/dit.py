@@ -5,6 +5,7 @@ patch embedding of TurboDiffusion's checkpoints, so that a released file loads k
 rectified-flow velocity v = noise - x0 and is conditioned on timestep = 1000 t. The residual stream, norms, time and head
 are float32 at any weight dtype; the rest runs in the dtype of the patch embedding.
 """
+import math
 from collections.abc import Callable
 
 import torch
@@ -95,6 +96,20 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
 
+class GELU(nn.GELU):
+    """The tanh form. On a CPU in passes of torch's vectorised tanh: 0.7 ms a block of pocket's where torch's own takes 1.1 to 5.4."""
+
+    def __init__(self):
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
+            return super().forward(x)
+        root = math.sqrt(2 / math.pi)
+        h = torch.addcmul(x.new_tensor(root), x, x, value=0.044715 * root).mul_(x).tanh_()
+        return torch.addcmul(x, h, x, out=h).mul_(0.5)
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -137,7 +152,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(config)
         self.norm3 = LayerNorm(dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
-        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim))
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn_dim), GELU(), nn.Linear(config.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
 
     def forward(self, x: Tensor, modulation: Tensor, context: tuple[Tensor, Tensor], rope: tuple[Tensor, Tensor],
@@ -184,7 +199,7 @@ class DiT(nn.Module):
         self.config = config
         dim, (t, h, w) = config.dim, config.patch_size
         self.patch_embedding = nn.Linear(t * h * w * config.in_channels, dim)
-        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), GELU(), nn.Linear(dim, dim))
         self.time_embedding = nn.Sequential(WideLinear(config.freq_dim, dim), nn.SiLU(), WideLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), WideLinear(dim, 6 * dim))
         self.text_modulation = TextModulation(dim) if config.text_modulation else None
