@@ -18,7 +18,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     wide, largest = x.float(), LARGEST[torch.int8]
     amax = torch.maximum(wide.amax(-1, keepdim=True), -wide.amin(-1, keepdim=True)).clamp_(min=SMALLEST_AMAX)
     factor = torch.full_like(amax, largest) / amax                   # a number over a tensor would be rounded twice
-    x8 = (wide * factor).round_().to(torch.int8, memory_format=torch.contiguous_format)           # none beyond 127: amax * (127 / amax) is within a rounding of it
+    x8 = (wide * factor).round_().to(torch.int8, memory_format=torch.contiguous_format)    # none beyond 127: amax * factor rounds to it
     return x8, amax.div_(largest).squeeze(-1)
 
 
