@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import kernels
 from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts
-from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention, techniques_for
+from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention
 from turbo_engine.compare import psnr, ssim
 from turbo_engine.distill.pocket import FOLDER, load_dit, sparse_settings
 from turbo_engine.distill.probe import Probe, accuracy, feature_distance, labels_of, new_probe, view
@@ -30,6 +30,7 @@ from turbo_engine.distill.prompts import batches, counted_prompts
 from turbo_engine.distill.report import Studio, to_uint8
 from turbo_engine.distill.training import Run
 from turbo_engine.distill.world import load_world
+from turbo_engine.families.pocket import pocket_techniques
 from turbo_engine.models.dit import DiT
 from turbo_engine.presets import SparseSettings
 from turbo_engine.weights import fill
@@ -140,7 +141,7 @@ def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
     add("full, 50 steps, guidance", reference, None, full)
     add(f"rCM: student, {steps} steps", truth, reference, turbo)
     add("another seed", judge.clips(turbo, 10_000), truth)
-    ours = Variant(techniques_for(device, "turbo"))
+    ours = Variant(pocket_techniques(device, "turbo"))
     for name, variant in variants(sparse).items():
         studio.networks["student"] = variant.fitted(plain, tokens, trained)
         clips, timed = judge.clips(turbo), None

@@ -6,6 +6,7 @@ import torch
 
 import kernels
 from turbo_engine.accelerate import PLAIN, Techniques, accelerate, fit_sparse_attention, techniques_for
+from turbo_engine.families.pocket import pocket_techniques
 from turbo_engine.models.config import DiTConfig
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
@@ -128,12 +129,16 @@ def test_sparse_attention_in_8_bits_stays_near():
 
 
 @pytest.mark.parametrize("vnni", [False, True])
-def test_on_a_cpu_turbo_is_in_int8_where_that_is_fast_and_full_never(vnni, monkeypatch):
+def test_pockets_turbo_is_in_int8_on_a_cpu_where_that_is_fast_and_full_never(vnni, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
-    assert techniques_for(torch.device("cpu"), "full") == PLAIN
-    assert techniques_for(torch.device("cpu"), "turbo") == (Techniques(linear="int8") if vnni else PLAIN)
+    assert pocket_techniques(torch.device("cpu"), "full") == PLAIN
+    assert pocket_techniques(torch.device("cpu"), "turbo") == (Techniques(linear="int8") if vnni else PLAIN)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert techniques_for(torch.device("cpu"), "turbo") == PLAIN
+    assert pocket_techniques(torch.device("cpu"), "turbo") == PLAIN
+
+
+def test_nothing_is_fitted_where_there_is_no_card():
+    assert techniques_for(torch.device("cpu"), "turbo") == techniques_for(torch.device("cpu"), "full") == PLAIN
     model = build()
     network, fitted = accelerate(model, PLAIN, 72)
     assert network is model and fitted == []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import kernels
 from kernels.choice import fastest
-from kernels.formats import default_format, int8_products
+from kernels.formats import default_format
 from kernels.sage.api import best_pv
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.fused_dit import FusedDiT, GraphedDiT
@@ -70,8 +70,6 @@ PLAIN = Techniques()
 
 def techniques_for(device: torch.device, mode: str) -> Techniques:
     """What is worth trying on a device. mode "full" is a reference render: no 8 bits, a float32 stream, and it can give way between blocks."""
-    if mode == "turbo" and int8_products(device):
-        return Techniques(linear="int8")
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return PLAIN
     if mode == "full":

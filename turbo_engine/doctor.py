@@ -110,7 +110,7 @@ def _look_at_torch() -> list[tuple[str, str, str]]:
     if not torch.cuda.is_available():
         built = "built for CUDA, but finds no card" if torch.version.cuda else "built without CUDA"
         return [(GOOD, "torch", f"{torch.__version__} works, {built}: on the processor, {torch.get_num_threads()} threads"),
-                (GOOD, "kernels", "plain torch in float32" + (", turbo's linear layers in int8" if int8_products(torch.device("cpu")) else ""))]
+                (GOOD, "kernels", "plain torch in float32" + (", pocket's turbo layers in int8" if int8_products(torch.device("cpu")) else ""))]
     found = []
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)

@@ -93,7 +93,7 @@ def norm_without_the_mean(monkeypatch, ours):
 
 
 def exact_gelu(monkeypatch, ours):
-    monkeypatch.setattr(torch.nn.GELU, "forward", lambda self, x: torch.nn.functional.gelu(x))
+    monkeypatch.setattr(dit.GELU, "forward", lambda self, x: torch.nn.functional.gelu(x))
 
 
 def output_in_input_order(monkeypatch, ours):
