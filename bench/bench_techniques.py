@@ -146,8 +146,8 @@ def measure(report: Report, studio: Studio, judge: Judge, folder: Path) -> None:
         studio.networks["student"] = variant.fitted(plain, tokens, trained)
         clips, timed = judge.clips(turbo), None
         if device.type == "cuda":
-            timed = replace(variant, techniques=replace(variant.techniques, graph=variant.techniques.fused))
-        elif ours.techniques.linear and name == f"W8A8 {ours.techniques.linear}":
+            timed = replace(variant, techniques=replace(variant.techniques, graph=True))
+        elif name == f"W8A8 {ours.techniques.linear}":
             timed = ours
         if timed is not None:
             studio.networks["student"] = timed.fitted(plain, tokens, trained)

@@ -247,8 +247,7 @@ class _Lens:
 
     def texels(self, poses: Tensor) -> Tensor:
         """Pixels a sprite's cell is high (or wide, if less squeezed) on screen, [B, T]; picks the mip level."""
-        larger = torch.maximum(poses[..., 3].abs(), poses[..., 4].abs())
-        return larger * self.camera[..., 0] * self.size / 2
+        return poses[..., 3:5].abs().amax(-1) * self.camera[..., 0] * self.size / 2
 
     def shadow(self, poses: Tensor, feet: float, painting) -> Tensor:
         """Factor on the ground's light, [B, 3, T, h, w]: a wide soft pool and a dark contact, both separable in x and y.

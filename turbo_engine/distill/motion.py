@@ -144,9 +144,9 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     lift = lift + hover
     height, width = SIZE * tall, SIZE * wide * mirror
     centre = feet - lift - height / 2
-    if hinge == "middle":
+    if hinge == "middle":                                # what turns over stays around it
         centre = feet - lift - SIZE / 2
-    elif hinge == "feet":
+    elif hinge == "feet":                                # and what swings, around its feet
         x = x + np.sin(angle) * height / 2
         centre = feet - lift - np.cos(angle) * height / 2
     return Pose(x, centre, angle, width, height, lift)
