@@ -33,17 +33,18 @@ from turbo_engine.schedule import flow_times, rcm_times
 
 CHECK_BYTES = 16 << 30      # of float32 weights: --check takes as many blocks as fit
 LIMIT_PLAIN, LIMIT_8 = 0.06, 0.35      # --check: relative error of a whole network's output, in 16 and in 8 bits
-CALLS = 10                  # least number of clips timed for the last rung
+CALLS = 10                  # least number of clips timed for what the engine runs, at either density
 
 
 @dataclass(frozen=True)
 class Rung:
-    """name; what is fitted; sparse or dense attention; full: 50 steps x guidance in place of the few of turbo."""
+    """name; what is fitted; sparse or dense attention; full: 50 steps x guidance in place of the few of turbo; density: not the preset's."""
 
     name: str
     techniques: Techniques
     sparse: bool = True
     full: bool = False
+    density: float | None = None
 
 
 def ladder(device: torch.device) -> list[Rung]:
@@ -60,6 +61,7 @@ def ladder(device: torch.device) -> list[Rung]:
         Rung("Sage", sage),
         Rung("fused glue", fused),
         Rung("CUDA graph: as the engine runs it", best),
+        Rung("the same at density 0.15", best, density=0.15),
     ]
 
 
@@ -83,6 +85,13 @@ class Work:
     @property
     def tokens(self) -> int:
         return self.preset.num_tokens(self.frames, self.height, self.width)
+
+    def at(self, density: float | None) -> "Work":
+        """The same with its sparse attention at another density (None: the preset's)."""
+        sparse = self.preset.sparse
+        if density is None or sparse is None:
+            return self
+        return replace(self, preset=replace(self.preset, sparse=replace(sparse, density=density)))
 
     def flop(self) -> dict[str, float]:
         """Of one forward pass, by group; sparse attention over the kept blocks alone."""
@@ -130,7 +139,7 @@ def limit_ms(work: Work, rates: dict[str, float]) -> dict[str, float]:
 # --- one rung ---------------------------------------------------------------------------------------------------------
 
 def make(work: Work, rung: Rung, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
-    network = random_network(work.config, work.preset.sparse if rung.sparse else None, device, dtype)
+    network = random_network(work.config, work.at(rung.density).preset.sparse if rung.sparse else None, device, dtype)
     return accelerate(network, rung.techniques, work.tokens)
 
 
@@ -175,7 +184,8 @@ def seconds_of(run: Callable[[], object], device: torch.device, at_least: int, b
     return times
 
 
-def climb(report: Report, work: Work, rung: Rung, last: bool, device: torch.device, limit: dict | None, budget_s: float) -> dict:
+def climb(report: Report, work: Work, rung: Rung, at_least: int, device: torch.device, limit: dict | None, budget_s: float) -> dict:
+    """limit: as `limit_ms` gives it, at the rung's density (None: the row says nothing of it). Returns: the row, which `report` has too."""
     start = time.perf_counter()
     network, fitted = make(work, rung, device, _dtype(device))
     run, steps, whole = clip_maker(work, rung, network, device)
@@ -184,11 +194,13 @@ def climb(report: Report, work: Work, rung: Rung, last: bool, device: torch.devi
     ready_s = time.perf_counter() - start
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    times = torch.tensor(seconds_of(run, device, CALLS if last else 3, budget_s), dtype=torch.float64)
+    times = torch.tensor(seconds_of(run, device, at_least, budget_s), dtype=torch.float64)
     median, low, high = (times.quantile(q).item() for q in (0.5, 0.2, 0.8))
     row = dict(name=rung.name, fitted=fitted, steps=whole, passes_per_step=2 if rung.full else 1, calls=len(times),
                step_ms=round(1000 * median / steps, 2), step_p20_ms=round(1000 * low / steps, 2), step_p80_ms=round(1000 * high / steps, 2),
                clip_s=round(median * whole / steps, 4), ready_s=round(ready_s, 1))
+    if rung.density is not None:
+        row["density"] = rung.density
     if device.type == "cuda":
         row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2 ** 30, 2)
     if limit is not None:
@@ -322,13 +334,13 @@ def check(report: Report, work: Work, rungs: list[Rung], device: torch.device) -
                 block.self_attn.attn_op = block.self_attn.attn_op and In16(block.self_attn.attn_op)
         return network(noise, timestep, network.embed_text(text), **condition).float()
 
-    for sparse in (False, True):
+    for sparse, density in dict.fromkeys((rung.sparse, rung.density) for rung in rungs):
         truth = None
         for rung in rungs:
-            if rung.sparse != sparse or rung.full and rung.techniques == PLAIN:
+            if (rung.sparse, rung.density) != (sparse, density) or rung.full and rung.techniques == PLAIN:
                 continue
             if truth is None:
-                truth = velocity(Rung("reference", PLAIN, sparse=sparse), torch.float32)
+                truth = velocity(Rung("reference", PLAIN, sparse=sparse, density=density), torch.float32)
                 _free(device)
             eight = rung.techniques.linear is not None or rung.techniques.sage is not None
             report.check(f"{rung.name} ({layers} blocks)", relative_error(velocity(rung, _dtype(device)), truth), LIMIT_8 if eight else LIMIT_PLAIN)
@@ -359,21 +371,23 @@ def bench(work: Work, report: Report, device: torch.device, *, checked: bool, bu
     facts = dict(preset=work.preset.name, frames=work.frames, size=f"{work.width}x{work.height}", tokens=work.tokens,
                  density=work.preset.sparse.density if work.preset.sparse else 1.0, pass_tflop={k: round(v / 1e12, 2) for k, v in work.flop().items()})
     print(facts, flush=True)
-    limit = None
+    rates = limit = None
     if device.type == "cuda":
         rates = report.part("ceilings", ceilings, work)
         _free(device)
         limit = limit_ms(work, rates)
         facts.update(ceilings=rates, limit_ms=limit)
         print(f"limit of a pass, ms: {limit}", flush=True)
+    last = next((rung for rung in reversed(rungs) if rung.density is None), None)
     for rung in rungs:
-        report.part(rung.name, climb, work, rung, rung is rungs[-1], device, limit, budget_s)
+        at_least = CALLS if rung is last or rung.density is not None else 3
+        report.part(rung.name, climb, work, rung, at_least, device, rates and limit_ms(work.at(rung.density), rates), budget_s)
         _free(device)
     if not alone:
         facts["witness"] = report.part("diffusers", witness, work, device, budget_s)
         _free(device)
-    if device.type == "cuda" and rungs:
-        facts["profile"] = report.part("profile", lambda _: profile(work, rungs[-1], device, limit))
+    if device.type == "cuda" and last is not None:
+        facts["profile"] = report.part("profile", lambda _: profile(work, last, device, limit))
         _free(device)
     if checked:
         report.part("check", check, work, rungs, device)
