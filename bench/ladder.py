@@ -1,6 +1,6 @@
 """Tables and a drawing of the engine's ladder from the JSON of bench_engine, bench_vae and bench_techniques, for docs/performance.md and the README.
 
-    python -m bench.ladder bench/results/engine-*.json bench/results/vae-*.json [--svg docs/ladder.svg]
+    python -m bench.ladder bench/results/{engine,density,vae}-*.json [--svg docs/ladder.svg]
     python -m bench.ladder bench/results/techniques-pocket-h100.json bench/results/techniques-pocket.json
 
 Prints Markdown. Nothing is measured here.
@@ -15,6 +15,16 @@ from pathlib import Path
 WIDTH, BAR, GAP, LEFT, RIGHT = 860, 16, 5, 250, 120
 
 
+def columns(results: list[dict]) -> list[dict]:
+    """bench_engine's results as one for each preset and size: what a later file measured of it goes below the first one's rows."""
+    found: dict[str, dict] = {}
+    for result in results:
+        first = found.setdefault(title(result), result)
+        if first is not result:
+            found[title(result)] = first | {"rows": first["rows"] + result["rows"]}
+    return list(found.values())
+
+
 def title(result: dict) -> str:
     model = result["preset"].split("-t2v-")[-1].split("-i2v-")[-1].split("-")[0].upper()
     return f"{model} {result['size']} {result['frames']} f"
@@ -25,7 +35,7 @@ def seconds(s: float) -> str:
 
 
 def ladder_table(results: list[dict]) -> str:
-    """One row a rung, one column a file: seconds a clip, and milliseconds a step."""
+    """One row a rung, one column a work: seconds a clip, and milliseconds a step."""
     names = list(dict.fromkeys(row["name"] for result in results for row in rungs(result)))
     lines = ["| rung | " + " | ".join(title(result) for result in results) + " |", "| --- |" + " ---: |" * len(results)]
     for name in names:
@@ -92,7 +102,7 @@ def as_run(result: dict) -> dict:
 
 
 def svg(results: list[dict]) -> str:
-    """Seconds a clip as bars on a logarithmic scale, a group a file; the limit as a line."""
+    """Seconds a clip as bars on a logarithmic scale, a group a work; the limit as a line."""
     span = [row["clip_s"] for result in results for row in rungs(result)] + [4 * r["limit_ms"]["all"] / 1000 for r in results]
     low, high = math.log10(min(span)) - 0.15, math.log10(max(span)) + 0.02
 
@@ -124,7 +134,7 @@ def main() -> int:
     parser.add_argument("--svg", type=Path, help="write the drawing here")
     options = parser.parse_args()
     every = [json.loads(path.read_text()) for path in options.files]
-    results = [result for result in every if result["bench"] == "engine"]
+    results = columns([result for result in every if result["bench"] == "engine"])
     techniques = [result for result in every if result["bench"] == "techniques"]
     if techniques:
         print(techniques_table(*techniques))

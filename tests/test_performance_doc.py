@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.ladder import decoder_table, ladder_table, profile_table, seconds, svg, techniques_table
+from bench.ladder import columns, decoder_table, ladder_table, profile_table, seconds, svg, techniques_table
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DECODERS = ([json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob(f"{name}-*.json"))]
-                     for name in ("engine", "vae"))
+RESULTS, DENSER, DECODERS = ([json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob(f"{name}-*.json"))]
+                             for name in ("engine", "density", "vae"))
+LADDER = columns(RESULTS + DENSER)
 
 
 def test_tables_are_those_of_the_committed_results():
     text = (ROOT / "docs" / "performance.md").read_text()
-    assert len(RESULTS) >= 2
-    for table in (ladder_table(RESULTS), *(profile_table(result) for result in RESULTS if result.get("profile")), *map(decoder_table, DECODERS)):
+    assert len(RESULTS) == len(LADDER) == 5
+    for table in (ladder_table(LADDER), *(profile_table(result) for result in RESULTS if result.get("profile")), *map(decoder_table, DECODERS)):
         assert table in text
-    assert svg(RESULTS) == (ROOT / "docs" / "ladder.svg").read_text()
+    assert svg(LADDER) == (ROOT / "docs" / "ladder.svg").read_text()
 
 
 def test_techniques_on_trained_weights_are_those_of_the_committed_results():
@@ -29,11 +30,16 @@ def test_techniques_on_trained_weights_are_those_of_the_committed_results():
 
 
 def test_results_are_sound():
-    """One card, every rung named, nothing failed, each check within its limit, ten clips or more behind the last rung."""
-    assert len({result["device"] for result in RESULTS}) == 1
-    for result in RESULTS:
+    """One card and one call, density 0.10 and beside it 0.15; nothing failed, each check within its limit, ten clips or more behind the last rung."""
+    assert len({result["device"] for result in RESULTS + DENSER}) == len({result["call"] for result in RESULTS}) == 1
+    assert all(result["density"] == 0.1 for result in RESULTS)
+    for result in LADDER:
+        ends = [row for row in result["rows"] if row["name"].startswith(("CUDA graph", "the same at density"))]
+        assert [row.get("density", 0.1) for row in ends] == [0.1, 0.15] and ends[0]["step_ms"] < ends[1]["step_ms"]
+    for result in RESULTS + DENSER:
         assert result["ok"] and not result["errors"] and result["rows"][-1]["calls"] >= 10
         assert all(check["error"] <= check["limit"] for check in result["checks"].values())
+    for result in RESULTS:
         row = next(row for row in result["rows"] if row["name"].startswith("CUDA graph"))
         assert row["share_of_limit"] == pytest.approx(result["limit_ms"]["all"] / row["step_ms"], abs=2e-3)
 
