@@ -9,7 +9,7 @@ from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
-from turbo_engine.distill.latents import latent_share
+from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.pocket import pocket_preset
 from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
@@ -66,6 +66,34 @@ def test_flow_loss_falls_on_a_fixed_batch(run):
         optimizers.step(1.0)
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_channel_counts_for_as_much_as_the_picture_changes_with_it(run):
+    """Of a decoder that is a product with each channel's own gain: by its square, the last one's being too small to matter; 1 on average."""
+    gains = torch.tensor([3.0, 2.0, 1.0, 0.01]).view(-1, 1, 1, 1)
+    vae = SimpleNamespace(decode=lambda latent: latent * gains)
+    weights = channel_weights(vae, torch.randn(3, 4, 3, 4, 4), run)
+    assert weights.shape == (4, 1, 1, 1) and float(weights.mean()) == pytest.approx(1, abs=1e-5)
+    shares = gains.square() / gains.square().mean()
+    torch.testing.assert_close(weights, LEAST_WEIGHT + (1 - LEAST_WEIGHT) * shares, rtol=1e-3, atol=1e-3)
+
+
+def test_losses_weigh_channels(run):
+    """An error in one channel counts by that channel's weight."""
+    latent, share, text = tiny_batch()
+    answer, channels = latent.clone(), torch.tensor([4.0, 0.0, 0.0, 0.0]).view(-1, 1, 1, 1)
+    answer[:, 0] += 0.5
+    assert float(distil.consistency_loss(answer, latent, channels)) == pytest.approx(2 * float(distil.consistency_loss(answer, latent)), rel=0.1)
+    answer[:, 0], answer[:, 1] = latent[:, 0], latent[:, 1] + 0.5
+    assert float(distil.consistency_loss(answer, latent, channels)) == pytest.approx(0, abs=1e-6)
+
+    def off_in_the_first(x_t, timestep, text):
+        velocity = (x_t - latent) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+        velocity[:, 0] += 1
+        return velocity
+
+    assert float(flow_loss(off_in_the_first, latent, share, text, run)) == pytest.approx(1 / 4, rel=1e-3)
+    assert float(flow_loss(off_in_the_first, latent, share, text, run, channels=channels)) == pytest.approx(1, rel=1e-3)
 
 
 def test_muon_takes_the_same_steps_as_torch():

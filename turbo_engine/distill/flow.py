@@ -4,7 +4,7 @@
 
 x_t = (1 - t) x0 + t noise and the target is noise - x0 (Liu et al. 2022, arXiv:2209.03003); t is logit-normal, shifted
 towards noise (Esser et al. 2024, arXiv:2403.03206). The loss weighs the subject's latent pixels more: it is a tenth of the
-picture and most of what a prompt is about.
+picture and most of what a prompt is about; and each latent channel by what is seen of it.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing
+from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing, channel_weights
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import load_world
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
-from turbo_engine.models.vae import VAE
+from turbo_engine.models.vae import VAE, VAEConfig
 
 TIME_SHIFT = 8.0          # from t = 0.85 down the network draws well; what there is to draw, and where, is settled above
 UNIFORM_SHARE = 0.35      # of times drawn uniformly, from UNIFORM_FROM on: a full render's last is 0.4 (t_min of pocket.toml)
@@ -35,15 +35,16 @@ def draw_times(batch: int, device: torch.device, shift: float = TIME_SHIFT) -> T
     return torch.where(uniform[0] < UNIFORM_SHARE, UNIFORM_FROM + (1 - UNIFORM_FROM) * uniform[1], shift * u / (1 + (shift - 1) * u))
 
 
-def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT) -> Tensor:
-    """Weighted squared error of the velocity at random times. latent [B, C, T, H, W], share [B, 1, T, H, W]."""
+def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT,
+              channels: Tensor | float = 1.0) -> Tensor:
+    """Weighted squared error of the velocity at random times. latent [B, C, T, H, W], share [B, 1, T, H, W], channels: as `channel_weights`."""
     noise = torch.randn_like(latent)
     t = draw_times(len(latent), latent.device, shift)
     at = t.view(-1, 1, 1, 1, 1)
     with run.autocast():
         velocity = model(torch.lerp(latent, noise, at), 1000 * t, text)
     weight = 1 + SUBJECT_WEIGHT * share
-    return ((velocity - (noise - latent)).square() * weight).mean() / weight.mean()
+    return ((velocity - (noise - latent)).square() * channels * weight).mean() / weight.mean()
 
 
 def compile_blocks(model: DiT, run: Run) -> None:
@@ -59,16 +60,20 @@ def open_text_encoder(run: Run, args) -> MiniLM:
     return MiniLM.opened(args.text_encoder, **options)
 
 
-def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
-    """The encoder's weights and the text encoder from disk, and a ring around them."""
+def open_decoder(run: Run, args, *, encoder: bool = False) -> VAE:
+    """The autoencoder's decoder, or both halves, from --weights; a small random one with --tiny."""
     preset = pocket_preset()
     if args.tiny:
-        from turbo_engine.models.vae import VAEConfig
-        vae = VAE(VAEConfig(preset.dit.in_channels, (16, 32, 64), (64, 32, 16), (1, 1, 1))).init_weights()
+        vae = VAE(VAEConfig(preset.dit.in_channels, (16, 32, 64), (64, 32, 16), (1, 1, 1)), encoder=encoder).init_weights()
     else:
-        vae = load_vae(VAE(preset.vae), args.weights)
-    vae.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return LatentRing(run, load_world(), vae, open_text_encoder(run, args), capacity=capacity, fresh=fresh, size=64 if args.tiny else preset.clip.height)
+        vae = load_vae(VAE(preset.vae, encoder=encoder), args.weights)
+    return vae.to(run.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
+    """A ring around the autoencoder's weights and the text encoder, from disk."""
+    return LatentRing(run, load_world(), open_decoder(run, args, encoder=True), open_text_encoder(run, args), capacity=capacity, fresh=fresh,
+                      size=64 if args.tiny else pocket_preset().clip.height)
 
 
 def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_decay: float,
@@ -76,14 +81,15 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
     """Until the clock runs out; `save` gets the averaged weights and the steps done, three times and at the end."""
     optimizers, ema, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), None
     compile_blocks(model, run)
-
-    def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor]:
-        return (flow_loss(model, latent, share, text, run),)
-
-    gradient_step = GradientStep(run, teacher_flow, optimizers.parameters)
     run.start_clock()
     ring.fill(fill)
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
+    channels = channel_weights(ring.vae, ring.latents[:4].float(), run)
+
+    def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor]:
+        return (flow_loss(model, latent, share, text, run, channels=channels),)
+
+    gradient_step = GradientStep(run, teacher_flow, optimizers.parameters)
     for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             ring.refresh()

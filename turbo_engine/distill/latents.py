@@ -18,6 +18,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
+LEAST_WEIGHT = 0.2        # of a latent channel, however little of it is seen
 REFRESH_EVERY = 10        # training steps; a refresh costs as much as one step. Fresh clips score as kept ones do: docs/log.md
 
 
@@ -77,3 +78,22 @@ def latent_share(mask: Tensor, side: int) -> Tensor:
     padded = torch.cat((mask[:, :, :1].expand(-1, -1, 3, -1, -1), mask), 2)      # the first latent frame sees one frame
     stride = mask.shape[-1] // side
     return F.avg_pool3d(padded, (4, stride, stride))
+
+
+@torch.no_grad()
+def channel_weights(vae: VAE, latent: Tensor, run: Run) -> Tensor:
+    """What each latent channel should count for in a loss: as much as the picture changes with it, measured by the same noise in one after
+    the other, at least LEAST_WEIGHT, 1 on average.
+
+    All channels have unit variance, but one in eight makes 0.6 of the picture; alike, the rest would have the network to themselves.
+    latent [B, C, T, h, w] -> [C, 1, 1, 1].
+    """
+    with run.autocast():
+        before, noise = vae.decode(latent), 0.3 * torch.randn_like(latent[:, 0])
+        effects = []
+        for channel in range(latent.shape[1]):
+            moved = latent.clone()
+            moved[:, channel] += noise
+            effects.append((vae.decode(moved) - before).square().mean())
+    effect = torch.stack(effects)
+    return (LEAST_WEIGHT + (1 - LEAST_WEIGHT) * effect / effect.mean()).view(-1, 1, 1, 1)

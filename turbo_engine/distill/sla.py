@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from turbo_engine.accelerate import fit_sparse_attention
 from turbo_engine.distill.captions import caption
-from turbo_engine.distill.flow import add_model_options, compile_blocks, open_text_encoder
+from turbo_engine.distill.flow import add_model_options, compile_blocks, open_decoder, open_text_encoder
+from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.student import chain, consistency_loss
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
@@ -23,6 +24,7 @@ from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
 from turbo_engine.presets import SparseSettings
 from turbo_engine.schedule import rcm_times
 from turbo_engine.weights import read_manifest
@@ -63,11 +65,16 @@ class Captions:
         return self._texts[torch.randint(0, self._turns.count, (batch,), device=self._texts.device)]
 
 
-def train(run: Run, student: DiT, sparse: DiT, captions: Captions, latent_shape: tuple[int, ...], *, batch: int, sigma_max: float,
+def train(run: Run, student: DiT, sparse: DiT, captions: Captions, vae: VAE, latent_shape: tuple[int, ...], *, batch: int, sigma_max: float,
           save: Callable[[DiT, int], None]) -> None:
-    """Until the clock runs out. sparse: the student's `sparse_twin`; `save` gets its averaged weights and the steps done."""
+    """Until the clock runs out. sparse: the student's `sparse_twin`; vae: what `channel_weights` wants; `save` gets the averaged weights and
+    the steps done."""
     times = rcm_times(4, sigma_max).tolist()
     guide = copy.deepcopy(student).eval().requires_grad_(False)
+    captions.refresh()
+    with torch.no_grad(), run.autocast():
+        *_, clips = chain(guide, torch.randn(4, *latent_shape, device=run.device), captions.draw(4), times)
+    channels = channel_weights(vae, clips.float(), run)
     ema, optimizers = EMA(sparse, 0.998), Optimizers(sparse, muon_lr=MUON_LR, adam_lr=ADAM_LR)
     for block in sparse.blocks:                          # compiled around its attention, whose kernels are compiled already
         attention = block.self_attn.attn_op
@@ -80,7 +87,7 @@ def train(run: Run, student: DiT, sparse: DiT, captions: Captions, latent_shape:
             with torch.no_grad():
                 wanted = list(chain(guide, noise, text, times))
             answers = list(chain(network, noise, text, times))
-        return torch.stack([consistency_loss(answer, clip.float()) for answer, clip in zip(answers, wanted)]).mean()
+        return torch.stack([consistency_loss(answer, clip.float(), channels) for answer, clip in zip(answers, wanted)]).mean()
 
     def both(noise: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         half = len(noise) // 2
@@ -121,8 +128,8 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, student, sparse, captions, preset.latent_shape(clip.num_frames, clip.height, clip.width), batch=2 if args.tiny else args.batch,
-          sigma_max=preset.turbo.sigma_max, save=save)
+    train(run, student, sparse, captions, open_decoder(run, args), preset.latent_shape(clip.num_frames, clip.height, clip.width),
+          batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
     run.barrier()
     run.close()
 

@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from turbo_engine.distill.captions import caption
-from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_text_encoder
+from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_decoder, open_text_encoder
+from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
+from turbo_engine.models.vae import VAE
 from turbo_engine.presets import Preset
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
@@ -59,9 +61,10 @@ def chain(student: DiT, noise: Tensor, text: Tensor, times: list[float]) -> Iter
         x = torch.lerp(denoised.detach(), noise, t_next)
 
 
-def consistency_loss(denoised: Tensor, clip: Tensor) -> Tensor:
-    """Pseudo-Huber distance of each clip, averaged: near a norm, so that steps and clips that are nearly right still count."""
-    return ((denoised.float() - clip).square().mean((1, 2, 3, 4)) + HUBER ** 2).sqrt().mean() - HUBER
+def consistency_loss(denoised: Tensor, clip: Tensor, channels: Tensor | float = 1.0) -> Tensor:
+    """Pseudo-Huber distance of each clip, averaged: near a norm, so that steps and clips that are nearly right still count.
+    channels: as `channel_weights`."""
+    return (((denoised.float() - clip).square() * channels).mean((1, 2, 3, 4)) + HUBER ** 2).sqrt().mean() - HUBER
 
 
 @torch.no_grad()
@@ -122,9 +125,9 @@ class TrajectoryPool:
         return self.noise[index].float(), self.clips[index].float(), self.texts[index].float()
 
 
-def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int, sigma_max: float,
+def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, vae: VAE, *, batch: int, sigma_max: float,
           save: Callable[[DiT, int], None]) -> None:
-    """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end."""
+    """Until the clock runs out; `save` gets the averaged student and the steps done, three times and at the end. vae: what `channel_weights` wants."""
     ema, times = EMA(student, 0.998), rcm_times(4, sigma_max).tolist()
     for model in (pool.teacher, student, fake):
         compile_blocks(model, run)
@@ -134,7 +137,7 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
     def answers(noise: Tensor, clip: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         with run.autocast():
             steps = torch.stack(list(chain(student, noise, text, times)))
-        return steps, torch.stack([consistency_loss(step, clip) for step in steps])
+        return steps, torch.stack([consistency_loss(step, clip, channels) for step in steps])
 
     def consistency(noise: Tensor, clip: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         steps, losses = answers(noise, clip, text)
@@ -156,6 +159,7 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, *, batch: int
     run.start_clock()
     while pool.count < min(2 * batch, len(pool.noise)):
         pool.refresh()
+    channels = channel_weights(vae, pool.clips[:4].float(), run)
     for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             pool.refresh()
@@ -205,7 +209,7 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, student, fake, pool, batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
+    train(run, student, fake, pool, open_decoder(run, args), batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
     run.barrier()
     run.close()
 
