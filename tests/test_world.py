@@ -206,6 +206,23 @@ def test_directions_and_facing(compositor):
     assert (right - left.flip(-1)).abs().mean() < 0.02 < (right - left).abs().mean()
 
 
+def test_what_moves_steadily_moves_by_whole_or_half_latent_pixels_a_latent_frame():
+    """16 x 16 pixels and four frames: 0.125 screen units of a picture that is two wide. And what bobs on its way does so in 16 frames."""
+    from turbo_engine.distill.motion import camera_path, subject_pose
+
+    for name, axis in (("pan left", "pan"), ("pan right", "pan"), ("tilt up", "tilt"), ("tilt down", "tilt")):
+        path = getattr(camera_path(name, 33), axis)
+        sign = -1 if name in ("pan left", "tilt down") else 1
+        np.testing.assert_allclose(path[4:] - path[:-4], sign * 0.0625, atol=1e-6)
+    walks = {subject.moves: subject.name for subject in WORLD.subjects}
+    for moves, subject in walks.items():
+        for motion, camera, step in (("right", "still", 0.125), ("left", "still", -0.125), ("right", "pan left", 0.0625), ("right", "zoom in", 0.0625)):
+            pose = subject_pose(WORLD, spec_of(subject, motion=motion), camera_path(camera, 33))
+            np.testing.assert_allclose(pose.x[4:] - pose.x[:-4], step, atol=1e-6, err_msg=f"{moves} {motion} {camera}")
+            np.testing.assert_allclose(pose.lift[16:], pose.lift[:-16], atol=1e-5, err_msg=moves)
+            assert abs(pose.x).max() <= 0.5
+
+
 def test_a_flip_turns_over_once_in_the_air():
     from turbo_engine.distill.motion import camera_path, subject_pose
 

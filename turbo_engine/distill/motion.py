@@ -3,8 +3,9 @@
 Screen units: x right, y down, -1..1 over the frame. The camera keeps the horizon, HORIZON, as the centre of its zoom, so that
 sky and ground meet at every zoom. All curves start at a canonical phase: bouncing starts on the ground, spinning face on.
 
-They are made for a small network that sees a latent pixel for 16 x 16 x 4 of a clip's: nothing is over in a few frames, and whatever
-need not turn or change its shape is shifted only, so that what is learned of one motion serves the others.
+They are made for a small network that sees a latent pixel for 16 x 16 x 4 of a clip's: nothing is over in a few frames, whatever need not
+turn or change its shape is shifted only, and whatever moves steadily moves by CELL or half of it in four frames, and what swings
+does so in 8 or 16 frames, so that one latent frame looks like the next one, moved: what is learned of one serves the others.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import numpy as np
 
 from .world import ClipSpec, Subject, World
 
+CELL = 0.125          # a latent pixel, screen units
 HORIZON = 0.12        # screen y of the horizon in every scene
 GROUND = 0.62         # screen y of a subject's feet
-AFLOAT = 0.46         # the same where there is no ground
+AFLOAT = GROUND - CELL  # the same where there is no ground
 GROUNDLESS = ("space",)
 CLIP_SECONDS = 2.0    # 33 frames at 16 fps
 
-ZOOM_REACH = 1.4
-PAN_REACH = 0.27      # screen units either side, for things at the subject's distance
-TILT_REACH = 0.21
+ZOOM_REACH = 1.3
+PAN_REACH = 2 * CELL  # either side, for things at the subject's distance: half a cell in four of 33 frames
+TILT_REACH = 2 * CELL
+HOVER = CELL          # of what swims or drifts, above the ground
+CROSSING = 4 * CELL   # either side: a cell in four frames
 SIZE = 1.0            # height of a subject's square cell, screen units: half the frame
 COMPANION_SHARE = 0.58  # of the subject's size
 COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
@@ -69,9 +73,9 @@ def ease(t: np.ndarray) -> np.ndarray:
 
 
 def camera_path(name: str, num_frames: int) -> CameraPath:
-    """The eased path of a named camera (world.toml)."""
-    e = ease(progress(num_frames))
-    rest, sweep = np.zeros_like(e), 2 * e - 1
+    """The path of a named camera (world.toml): a zoom is eased, what pans or tilts moves steadily."""
+    t = progress(num_frames)
+    e, rest, sweep = ease(t), np.zeros_like(t), 2 * t - 1
     zoom, pan, tilt = {
         "still": (rest + 1, rest, rest),
         "zoom in": (1 + (ZOOM_REACH - 1) * e, rest, rest),
@@ -107,13 +111,12 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
 
     if motion in ("right", "left"):
         side = 1.0 if motion == "right" else -1.0
-        way, lift, angle = _travel(subject, scene, side, t, room, camera)
-        x = spec.x / 2 + way
+        x, lift, angle = _travel(subject, scene, side, t, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
-        lift, tall = _jump(t, min(0.42, room))
+        lift = _jump(t, min(0.42, room), 0.17, 0.60)
     elif motion == "flip":
-        lift, _ = _jump(t, min(0.36, room), 0.04, 0.92)
+        lift = _jump(t, min(0.36, room), 0.04, 0.92)
         tall, hinge = _turned(np.clip((t - 0.04) / 0.92, 0, 1)), "middle"
     elif motion == "bounce":
         phase = (2 * t) % 1.0
@@ -123,8 +126,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         wide = _turned(t)
     elif motion == "float":
         level = min(0.36, room - 0.06)
-        lift = level * ease(t / 0.5) + 0.05 * np.sin(2 * math.pi * (t - 0.4)) * ease((t - 0.3) / 0.3)
-        x = x + 0.05 * np.sin(2 * math.pi * t)
+        lift = level * ease(t / 0.5) + 0.04 * np.sin(2 * math.pi * 2 * (t - 0.5)) * ease((t - 0.4) / 0.2)
     elif motion in ("grow", "shrink"):
         share = ease(t / 0.85)
         tall = 0.30 + 0.78 * (share if motion == "grow" else 1 - share)
@@ -135,12 +137,12 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     elif motion == "drop":
         lift = _drop(t, max(0.44, float(rises[0])))
     elif motion == "still":
-        tall = 1 + 0.012 * np.sin(2 * math.pi * t)
+        tall = 1 + 0.012 * np.sin(2 * math.pi * 2 * t)
     else:
         raise ValueError(f"motion: {motion!r} is in world.toml and has no kinematics")
 
-    if motion in ("jump", "still"):
-        wide = 1 / np.sqrt(tall)                         # squash and stretch keep the volume
+    if motion == "still":
+        wide = 1 / np.sqrt(tall)                         # breathing keeps the volume
     lift = lift + hover
     height, width = SIZE * tall, SIZE * wide * mirror
     centre = feet - lift - height / 2
@@ -169,7 +171,7 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     reach = min(0.68, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
     x = rest + side * reach
     lift = rest + _hover(companion, scene)
-    tall = 1 + 0.012 * np.sin(2 * math.pi * t)
+    tall = 1 + 0.012 * np.sin(2 * math.pi * 2 * t)
     mirror = -1.0 if companion.faces == ("left" if side < 0 else "right") else 1.0     # it looks at the subject
     return Pose(x, feet - lift - size * tall / 2, rest, rest + size * mirror, size * tall, lift)
 
@@ -177,44 +179,36 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
 def _hover(subject: Subject, scene: str) -> float:
     if scene in GROUNDLESS:
         return 0.0
-    if subject.moves == "drifts":
-        return 0.13
-    return 0.10 if subject.moves == "swims" and scene == "underwater" else 0.0
+    return HOVER if subject.moves == "drifts" or subject.moves == "swims" and scene == "underwater" else 0.0
 
 
 def _travel(subject, scene, side, t, room, camera):
-    """x from the middle of its way, lift and angle of crossing the frame; the gait belongs to the class."""
+    """x, lift and angle of crossing the frame through its middle; the gait belongs to the class."""
     against = float(np.sign(camera.pan[-1] - camera.pan[0])) == -side
     zoomed = float(camera.zoom.max()) > 1.01
-    reach = 0.32 if zoomed or against else 0.42
-    x = side * reach * (2 * t - 1)
-    wave = 2 * math.pi * t
-    rest = np.zeros_like(t)
+    x = side * (CROSSING / 2 if zoomed or against else CROSSING) * (2 * t - 1)
+    swing, rest = 2 * math.pi * 2 * t, np.zeros_like(t)
     weightless = scene in GROUNDLESS or scene == "underwater"
     if subject.moves in ("flies", "aircraft"):
-        level = min(0.26, room * 0.8)
-        climb = np.sin(math.pi * t)
-        return x, level * (0.55 + 0.45 * climb), -side * 0.06 * np.cos(math.pi * t)
+        level = min(2 * CELL, room * 0.8)
+        return x, level + 0.03 * np.sin(swing), rest - side * 0.06
     if subject.moves == "rolls":
-        return x, rest, (x + side * reach) / (0.47 * SIZE)
+        return x, rest, (x - x[0]) / (0.47 * SIZE)
     if subject.moves == "swims" or (weightless and subject.moves == "walks"):
-        return x, 0.10 + 0.05 * np.sin(wave), side * 0.05 * np.cos(wave)
+        return x, HOVER + 0.04 * np.sin(swing), rest
     if subject.moves == "walks":
-        return x, 0.05 * SIZE * np.sin(1.5 * wave) ** 2, rest
-    if subject.moves == "drives":
-        return x, 0.008 * np.sin(1.5 * wave) ** 2, rest
+        return x, 0.05 * SIZE * np.sin(swing) ** 2, rest
     if subject.moves == "boat":
-        return x, 0.02 + 0.02 * np.sin(wave), 0.05 * np.cos(wave)
+        return x, 0.02 + 0.02 * np.sin(swing), 0.05 * np.cos(swing)
     if subject.moves == "drifts":
-        return x, 0.04 + 0.04 * np.sin(wave), rest
+        return x, 0.04 + 0.04 * np.sin(swing), rest
     return x, rest, rest
 
 
-def _jump(t, height, rise=0.17, airtime=0.60):
-    """Rise at t = rise, land airtime later, crouching before and after. Returns lift, vertical stretch."""
+def _jump(t, height, rise, airtime):
+    """Lift of a throw that leaves the ground at t = rise and lands airtime later."""
     phase = np.clip((t - rise) / airtime, 0, 1)
-    crouch = np.exp(-(((t - rise + 0.08) / 0.075) ** 2)) + np.exp(-(((t - rise - airtime - 0.05) / 0.075) ** 2))
-    return 4 * phase * (1 - phase) * height, 1 - 0.16 * crouch
+    return 4 * phase * (1 - phase) * height
 
 
 def _turned(share):
