@@ -60,7 +60,7 @@ def open_text_encoder(run: Run, args) -> MiniLM:
     return MiniLM.opened(args.text_encoder, **options)
 
 
-def open_decoder(run: Run, args, *, encoder: bool = False) -> VAE:
+def open_vae(run: Run, args, *, encoder: bool = False) -> VAE:
     """The autoencoder's decoder, or both halves, from --weights; a small random one with --tiny."""
     preset = pocket_preset()
     if args.tiny:
@@ -72,7 +72,7 @@ def open_decoder(run: Run, args, *, encoder: bool = False) -> VAE:
 
 def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
     """A ring around the autoencoder's weights and the text encoder, from disk."""
-    return LatentRing(run, load_world(), open_decoder(run, args, encoder=True), open_text_encoder(run, args), capacity=capacity, fresh=fresh,
+    return LatentRing(run, load_world(), open_vae(run, args, encoder=True), open_text_encoder(run, args), capacity=capacity, fresh=fresh,
                       size=64 if args.tiny else pocket_preset().clip.height)
 
 

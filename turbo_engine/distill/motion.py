@@ -29,6 +29,7 @@ PAN_REACH = 2 * CELL  # either side, for things at the subject's distance: half 
 TILT_REACH = 2 * CELL
 HOVER = CELL          # of what swims or drifts, above the ground
 CROSSING = 4 * CELL   # either side: a cell in four frames
+SWING = 2 * math.pi * 2  # radians a clip: twice in 33 frames
 SIZE = 1.0            # height of a subject's square cell, screen units: half the frame
 COMPANION_SHARE = 0.58  # of the subject's size
 COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
@@ -126,18 +127,18 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         wide = _turned(t)
     elif motion == "float":
         level = min(0.36, room - 0.06)
-        lift = level * ease(t / 0.5) + 0.04 * np.sin(2 * math.pi * 2 * (t - 0.5)) * ease((t - 0.4) / 0.2)
+        lift = level * ease(t / 0.5) + 0.04 * np.sin(SWING * (t - 0.5)) * ease((t - 0.4) / 0.2)
     elif motion in ("grow", "shrink"):
         share = ease(t / 0.85)
         tall = 0.30 + 0.78 * (share if motion == "grow" else 1 - share)
         tall = np.minimum(tall, 1 + room / SIZE)
         wide = tall
     elif motion == "sway":
-        angle, hinge = 0.18 * np.sin(2 * math.pi * 2 * t), "feet"
+        angle, hinge = 0.18 * np.sin(SWING * t), "feet"
     elif motion == "drop":
         lift = _drop(t, max(0.44, float(rises[0])))
     elif motion == "still":
-        tall = 1 + 0.012 * np.sin(2 * math.pi * 2 * t)
+        tall = _breath(t)
     else:
         raise ValueError(f"motion: {motion!r} is in world.toml and has no kinematics")
 
@@ -171,9 +172,14 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     reach = min(0.68, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
     x = rest + side * reach
     lift = rest + _hover(companion, scene)
-    tall = 1 + 0.012 * np.sin(2 * math.pi * 2 * t)
+    tall = _breath(t)
     mirror = -1.0 if companion.faces == ("left" if side < 0 else "right") else 1.0     # it looks at the subject
     return Pose(x, feet - lift - size * tall / 2, rest, rest + size * mirror, size * tall, lift)
+
+
+def _breath(t):
+    """How tall what stands still is."""
+    return 1 + 0.012 * np.sin(SWING * t)
 
 
 def _hover(subject: Subject, scene: str) -> float:
@@ -187,7 +193,7 @@ def _travel(subject, scene, side, t, room, camera):
     against = float(np.sign(camera.pan[-1] - camera.pan[0])) == -side
     zoomed = float(camera.zoom.max()) > 1.01
     x = side * (CROSSING / 2 if zoomed or against else CROSSING) * (2 * t - 1)
-    swing, rest = 2 * math.pi * 2 * t, np.zeros_like(t)
+    swing, rest = SWING * t, np.zeros_like(t)
     weightless = scene in GROUNDLESS or scene == "underwater"
     if subject.moves in ("flies", "aircraft"):
         level = min(2 * CELL, room * 0.8)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from turbo_engine.accelerate import fit_sparse_attention
 from turbo_engine.distill.captions import caption
-from turbo_engine.distill.flow import add_model_options, compile_blocks, open_decoder, open_text_encoder
+from turbo_engine.distill.flow import add_model_options, compile_blocks, open_text_encoder, open_vae
 from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.student import chain, consistency_loss
@@ -128,7 +128,7 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, student, sparse, captions, open_decoder(run, args), preset.latent_shape(clip.num_frames, clip.height, clip.width),
+    train(run, student, sparse, captions, open_vae(run, args), preset.latent_shape(clip.num_frames, clip.height, clip.width),
           batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
     run.barrier()
     run.close()

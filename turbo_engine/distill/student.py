@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from turbo_engine.distill.captions import caption
-from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_decoder, open_text_encoder
+from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_text_encoder, open_vae
 from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
@@ -209,7 +209,7 @@ def main() -> None:
             save_dit(averaged, args.out, "student", metrics)
             run.log(step, saved="student")
 
-    train(run, student, fake, pool, open_decoder(run, args), batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
+    train(run, student, fake, pool, open_vae(run, args), batch=2 if args.tiny else args.batch, sigma_max=preset.turbo.sigma_max, save=save)
     run.barrier()
     run.close()
 
