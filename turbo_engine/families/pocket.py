@@ -58,7 +58,7 @@ class Pocket:
         for block in self._vae.decoder.children():
             for part in block if isinstance(block, nn.ModuleList) else (block,):
                 part.register_forward_pre_hook(between_blocks)
-        self._contexts = ContextCache(lambda prompt: self._encoder.encode([self.vocabulary.read(prompt)]))
+        self._contexts = ContextCache(lambda text: self._encoder.encode([text]))
         world = load_world(preset.folder / text.vocabulary) if text.vocabulary else None
         self.vocabulary = Vocabulary(world, text_len=text.text_len, count_tokens=self._encoder.num_tokens, embed=self._meaning)
 
@@ -70,7 +70,8 @@ class Pocket:
 
     def denoiser(self, request: Request) -> Denoiser:
         role = ROLE[request.mode]
-        network = self._networks[role]
+        network, read = self._networks[role], self.vocabulary.read
+        request = replace(request, prompt=read(request.prompt, request.seed), negative_prompt=read(request.negative_prompt))
         return denoiser_of(request, self.preset, network, lambda prompt: self._contexts.get(role, network, prompt))
 
     def decode(self, latent: Tensor, *, fast: bool) -> Iterator[Tensor]:

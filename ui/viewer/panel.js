@@ -166,7 +166,8 @@ export class Panel {
   _fillWorld(world) {
     this.$(".world-groups").replaceChildren();
     this.$(".world-note").textContent = `${this._preset} is a small model of a small world: ${world.subjects.length} subjects in `
-      + `${world.scenes.length} scenes. Click a word to put it in the shot. Other words are read, but mostly not understood.`;
+      + `${world.scenes.length} scenes. Click a word to put it in the shot; without a scene the seed picks one. `
+      + "Other words are read, but mostly not understood.";
     for (const group of ["scenes", "motions", "cameras", "subjects"]) {
       const box = element("div", { className: "world-group" });
       box.append(element("h3", {}, group), ...world[group].map((item) => chip(
