@@ -3,7 +3,7 @@
 Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
 sharpness, flicker, variety over seeds, prompts in other words, larger clips than it was trained for, the distance of turbo from full for one seed by
 sampler, the autoencoder's PSNR, and contact sheets of the showcase prompts.
-Runs on a CPU too, given patience (--prompts 8).
+Runs on a CPU too, given patience (--prompts 8), or a part of it (--only worded).
 """
 import json
 import time
@@ -17,7 +17,7 @@ from torch import Tensor
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset
+from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
 from turbo_engine.distill.sheet import contact_sheet
@@ -35,6 +35,8 @@ from turbo_engine.weights import fill
 BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
+SHEET_SEED = 7
+PARTS = ("sheets", "turbo_to_full", "accuracy", "worded", "larger", "variety", "vae")
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
@@ -50,6 +52,7 @@ class Studio:
         self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
         options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
         self.encoder = MiniLM.opened(text_encoder, **options)
+        self.vocabulary = Vocabulary(load_world(), text_len=self.preset.text.text_len, count_tokens=self.encoder.num_tokens)
 
     def _place(self, model: torch.nn.Module) -> torch.nn.Module:
         return model.to(self.run.device, torch.bfloat16 if self.run.cuda else torch.float32).eval().requires_grad_(False)
@@ -134,13 +137,12 @@ def variety(make, prompts: list[str]) -> float:
 
 def worded(studio: Studio, probe, specs: list[ClipSpec], labels: Tensor) -> dict:
     """The student's 4 steps from the same clips said otherwise, read as the app reads prompts, by the probe."""
-    world, found = load_world(), {}
-    vocabulary = Vocabulary(world, text_len=studio.preset.text.text_len, count_tokens=studio.encoder.num_tokens)
-    for kind, (which, prompts) in other_words(world, specs).items():
-        read = [vocabulary.read(prompt) for prompt in prompts]
+    found = {}
+    for kind, (which, prompts) in other_words(load_world(), specs).items():
+        read = [studio.vocabulary.read(prompt, seed) for seed, prompt in enumerate(prompts)]
         views = [view(studio.frames(studio.student(*batch, 4, studio.preset.turbo.sampler))) for batch in batches(read, BATCH)]
         right = accuracy(probe, torch.cat(views), labels[which])
-        if kind == "three words":                             # the scene is the model's choice
+        if kind == "three words":                             # the scene is the seed's choice
             del right["scene"]
         found[kind] = {"prompts": len(prompts), "example": prompts[0], **right}
     return found
@@ -174,11 +176,13 @@ def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
 
 
 def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
-    """Contact sheets of the showcase prompts, one seed: turbo beside full with their SSIM, the student in 1 step, the teacher in 4."""
+    """Contact sheets of the showcase prompts, one seed, read as the app reads them: turbo beside full with their SSIM, the student in 1 step,
+    the teacher in 4."""
     sampler, full = studio.preset.turbo.sampler, studio.preset.full.num_steps
+    read = [studio.vocabulary.read(prompt, SHEET_SEED) for prompt in prompts]
 
     def clips(make) -> list[np.ndarray]:
-        return [clip for part, _ in batches(prompts, 8) for clip in to_uint8(studio.frames(make(part, [7] * len(part))))]
+        return [clip for part, _ in batches(read, 8) for clip in to_uint8(studio.frames(make(part, [SHEET_SEED] * len(part))))]
 
     turbo, slow = clips(lambda p, s: studio.student(p, s, 4, sampler)), clips(lambda p, s: studio.teacher(p, s, full))
     labels = [label for prompt, *pair in zip(prompts, turbo, slow)
@@ -195,35 +199,40 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=600)
     parser.add_argument("--draws", type=int, default=3, help="seeds a counted prompt")
     parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
     args = parser.parse_args()
     run, world, start = open_run("report", args), load_world(), time.monotonic()
     studio = Studio(args.weights, run, args.text_encoder)
-    sheets(studio, args.out, SHOWCASE[:args.prompts])
+    if "sheets" in args.only:
+        sheets(studio, args.out, SHOWCASE[:args.prompts])
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
-    report = {"device": torch.cuda.get_device_name() if run.cuda else "cpu", "torch": torch.__version__, "prompts": args.prompts,
+    report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu", "torch": torch.__version__, "prompts": args.prompts,
               "draws": args.draws, "held_out": held_out, "guidance_scale": studio.preset.full.guidance_scale}
-    if args.seeds:
+    if args.seeds and "turbo_to_full" in args.only:
         report["turbo_to_full"] = turbo_to_full(studio, prompts[:args.seeds])
-    compositor = Compositor(world, run.device)
+    compositor, sampler = Compositor(world, run.device), studio.preset.turbo.sampler
+    makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
+    makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
+    makers |= {f"student-{n} {sampler}": lambda p, s, n=n: studio.student(p, s, n, sampler) for n in (2, 1)}
     if args.probe:
-        probe = fill(new_probe(world), args.probe, "probe").to(run.device).eval()
-        labels = labels_of(specs)
-        if run.cuda:
+        probe, labels = fill(new_probe(world), args.probe, "probe").to(run.device).eval(), labels_of(specs)
+        few = slice(FEWER_PROMPTS)
+        if run.cuda and "accuracy" in args.only:
             compositor.prepare()
             report["probe_on_rendered"] = {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
                                            for name, held in (("seen_triples", False), ("held_out_triples", True))}
-        makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
-        makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
-        makers |= {f"student-{n} {studio.preset.turbo.sampler}": lambda p, s, n=n: studio.student(p, s, n, studio.preset.turbo.sampler)
-                   for n in (2, 1)}
-        still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
-        report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
-                              for name, make in makers.items()}
-        report["worded"] = worded(studio, probe, specs[:FEWER_PROMPTS], labels[:FEWER_PROMPTS])
-        report["larger"] = larger(studio, probe, prompts[:FEWER_PROMPTS], labels[:FEWER_PROMPTS])
+        if "accuracy" in args.only:
+            still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
+            report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
+                                  for name, make in makers.items()}
+        if "worded" in args.only:
+            report["worded"] = worded(studio, probe, specs[few], labels[few])
+        if "larger" in args.only:
+            report["larger"] = larger(studio, probe, prompts[few], labels[few])
+    if "variety" in args.only:
         report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
-    if run.cuda:
+    if run.cuda and "vae" in args.only:
         studio.vae.float()
         report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
     report["seconds"] = round(time.monotonic() - start, 1)
