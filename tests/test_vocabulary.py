@@ -118,6 +118,7 @@ def test_the_model_waits_for_no_neighbours():
 @pytest.mark.parametrize("prompt, read", [
     ("Two Penguins dancing among the stars", "Two penguin dancing among the stars"), ("foxes and dogs", "foxes and a dog"),
     ("A Dog by the sea", "A Dog by the sea"), ("the dog's house, pengiuns too", "the dog house, a penguin too"),
+    ("Stars and trees growing among the stars", "a star and a tree growing among the stars"),
     ("Tiger im Schnee mit Hunden", "Tiger im Schnee mit Hunden")])
 def test_of_subjects_one_is_read(by_spelling, prompt, read):
     assert by_spelling.read(prompt) == read

@@ -58,8 +58,9 @@ class Vocabulary:
             return
         self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
         self._subject = re.compile(f"(?<= )(?:{_any_of(world, 'subject')})(?= )")
-        deeds = "|".join(_any_of(world, kind) for kind in ("camera", "motion", "scene"))
-        self._mention = re.compile(rf"(?<![\w'-])(?:(?:{deeds})|(?P<subject>{_any_of(world, 'subject')}))(?![\w'-])", re.IGNORECASE)
+        clauses = "|".join(_any_of(world, kind) for kind in ("camera", "motion", "scene"))
+        self._clause = re.compile(rf"(?<![\w'-])({clauses})(?![\w'-])", re.IGNORECASE)
+        self._mention = re.compile(rf"(?<![\w'-])(?:{clauses}|(?P<subject>{_any_of(world, 'subject')}))(?![\w'-])", re.IGNORECASE)
         self._last_camera = re.compile(rf"[,:]? +(?:{_any_of(world, 'camera')})[\s.!]*$", re.IGNORECASE)
         self._scene_words = _words(phrase for scene in world.scenes for phrase in scene.phrases) - STOP_WORDS
         self._subject_words = _words(self._owner)
@@ -90,17 +91,20 @@ class Vocabulary:
             return prompt
         corrected = dict(seen.corrected)
 
-        def known(match: re.Match) -> str:
-            word = _plain(match[0])
-            meant = corrected.get(word, word)
-            one = meant if meant in self._known else self._singular(meant)         # "among the stars" is a scene
-            return match[0] if one == word else one
+        def put_right(match: re.Match) -> str:
+            return corrected.get(_plain(match[0]), match[0])
 
-        text = self._mention.sub(self._with_article, _WORD.sub(known, unicodedata.normalize("NFC", prompt)))
+        def one(match: re.Match) -> str:
+            single = self._singular(word := _plain(match[0]))
+            return match[0] if single == word else single
+
+        parts = self._clause.split(_WORD.sub(put_right, unicodedata.normalize("NFC", prompt)))
+        parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
+        text = self._mention.sub(self._with_article, "".join(parts))
         return text if seed is None else self._placed(text, seed)
 
     def _with_article(self, match: re.Match) -> str:
-        """Nine in ten captions it was taught by had one; without it, of two subjects each takes on a little of the other."""
+        """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
         before = _LAST_WORD.search(match.string, 0, match.start())
         bare = before is None or before[0].lower() in _BEFORE_AN_ARTICLE
         return with_article(match[0]) if match["subject"] and bare else match[0]
