@@ -21,11 +21,13 @@ def test_tables_are_those_of_the_committed_results():
 
 
 def test_techniques_on_trained_weights_are_those_of_the_committed_results():
-    card, cores = (json.loads((ROOT / "bench" / "results" / f"techniques-pocket{name}.json").read_text()) for name in ("-h100", ""))
-    assert "H100" in card["device"] and cores["device"] == "cpu" and all(result["ok"] and not result["errors"] for result in (card, cores))
-    assert techniques_table(card, cores) in (ROOT / "docs" / "performance.md").read_text()
-    assert any(row["name"].startswith("SLA") for row in card["rows"])
-    dense = [row for row in card["rows"] if "SLA" not in row["name"]]
+    results = [json.loads((ROOT / "bench" / "results" / f"techniques-pocket{name}.json").read_text()) for name in ("-h200", "", "-h100")]
+    clips, cores, card = results
+    assert "H100" in card["device"] and cores["device"] == "cpu" and all(result["ok"] and not result["errors"] for result in results)
+    assert techniques_table(*results) in (ROOT / "docs" / "performance.md").read_text()
+    assert [row["name"] for row in clips["rows"]] == [row["name"] for row in card["rows"]] and clips["prompts"] == 24
+    assert any(row["name"].startswith("SLA") for row in clips["rows"])
+    dense = [row for row in clips["rows"] if "SLA" not in row["name"]]
     assert all(row[question] == 1 for row in dense for question in ("subject", "scene", "camera")) and all(row["motion"] > 0.95 for row in dense)
 
 
