@@ -29,7 +29,6 @@ ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum
 aux el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
 """.split())                 # small words that English lacks; "die" and "van" are taught ones
 _BEFORE_AN_ARTICLE = frozenset("with and beside near to of show see".split())
-_LAST_WORD = re.compile(r"[\w'-]+(?= +$)")        # nothing where a comma stands between
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Vocabulary:
         clauses = "|".join(_any_of(world, kind) for kind in ("camera", "motion", "scene"))
         self._clause = re.compile(rf"(?<![\w'-])({clauses})(?![\w'-])", re.IGNORECASE)
         self._mention = re.compile(rf"(?<![\w'-])(?:{clauses}|(?P<subject>{_any_of(world, 'subject')}))(?![\w'-])", re.IGNORECASE)
-        self._last_camera = re.compile(rf"[,:]? +(?:{_any_of(world, 'camera')})[\s.!]*$", re.IGNORECASE)
+        self._camera = re.compile(rf"(?<![\w'-])(?:{_any_of(world, 'camera')})(?![\w'-])", re.IGNORECASE)
         self._scene_words = _words(phrase for scene in world.scenes for phrase in scene.phrases) - STOP_WORDS
         self._subject_words = _words(self._owner)
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
@@ -105,15 +104,20 @@ class Vocabulary:
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
-        before = _LAST_WORD.search(match.string, 0, match.start())
-        bare = before is None or before[0].lower() in _BEFORE_AN_ARTICLE
-        return with_article(match[0]) if match["subject"] and bare else match[0]
+        if not match["subject"]:
+            return match[0]
+        before = match.string[:match.start()].rstrip(" ").rpartition(" ")[2].lower()
+        bare = not before[-1:].isalnum() or before in _BEFORE_AN_ARTICLE           # a comma, or nothing, stands before it
+        return with_article(match[0]) if bare else match[0]
 
     def _placed(self, text: str, seed: int) -> str:
         if not re.search(r"\w", text) or self._scene_words & _words([text]):
             return text
-        scene, camera = self.world.scenes[seed % len(self.world.scenes)].phrases[0], self._last_camera.search(text)
-        end = camera.start() if camera else len(text.rstrip(" .,!?"))
+        scene = self.world.scenes[seed % len(self.world.scenes)].phrases[0]
+        end = len(text.rstrip(" .,!?"))
+        for camera in self._camera.finditer(text):
+            if camera.end() == end:                                                # its clause comes last
+                end = len(text[:camera.start()].rstrip(" ,:")) or end
         placed = f"{text[:end]} {scene}{text[end:]}"
         return placed if self.count_tokens(placed) <= self.text_len else text
 

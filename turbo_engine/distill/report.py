@@ -207,8 +207,9 @@ def main() -> None:
         sheets(studio, args.out, SHOWCASE[:args.prompts])
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
-    report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu", "torch": torch.__version__, "prompts": args.prompts,
-              "draws": args.draws, "held_out": held_out, "guidance_scale": studio.preset.full.guidance_scale}
+    report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu",
+              "torch": torch.__version__, "prompts": args.prompts, "draws": args.draws, "held_out": held_out,
+              "guidance_scale": studio.preset.full.guidance_scale}
     if args.seeds and "turbo_to_full" in args.only:
         report["turbo_to_full"] = turbo_to_full(studio, prompts[:args.seeds])
     compositor, sampler = Compositor(world, run.device), studio.preset.turbo.sampler
@@ -218,11 +219,11 @@ def main() -> None:
     if args.probe:
         probe, labels = fill(new_probe(world), args.probe, "probe").to(run.device).eval(), labels_of(specs)
         few = slice(FEWER_PROMPTS)
-        if run.cuda and "accuracy" in args.only:
-            compositor.prepare()
-            report["probe_on_rendered"] = {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
-                                           for name, held in (("seen_triples", False), ("held_out_triples", True))}
         if "accuracy" in args.only:
+            if run.cuda:
+                compositor.prepare()
+                report["probe_on_rendered"] = {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
+                                               for name, held in (("seen_triples", False), ("held_out_triples", True))}
             still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
             report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
                                   for name, make in makers.items()}
@@ -230,8 +231,8 @@ def main() -> None:
             report["worded"] = worded(studio, probe, specs[few], labels[few])
         if "larger" in args.only:
             report["larger"] = larger(studio, probe, prompts[few], labels[few])
-    if "variety" in args.only:
-        report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
+        if "variety" in args.only:
+            report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
     if run.cuda and "vae" in args.only:
         studio.vae.float()
         report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
