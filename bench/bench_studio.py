@@ -4,7 +4,7 @@
 
 Starts the app, opens it in Chromium (on PATH; software drawing, as on a server) and types. App, browser and driver share the
 machine's cores. Times are the page's own: from the input event to the first drawn picture and to the last decoded frame.
-Two engines: pocket, on prompts never made before, some of them in the middle of a full render, which gives way; and one of
+Two engines: pocket, on prompts never made before, some of them in the middle of a full render, which gives way, and a full render alone; and one of
 240 ms a clip (bench/fake_desk.py), typed at in bursts, the times from each burst's last key, the best of three rounds. Then how
 long a scrub takes to draw, and the tab's memory after 200 clips. Last line of stdout: one JSON object.
 """
@@ -68,6 +68,14 @@ def measure_between(page: Page, prompts: list[str]) -> list[tuple[float, float]]
     rows = measure(page, prompts)
     page.get_by_role("button", name="Cancel").first.click()
     return rows
+
+
+def measure_full(page: Page) -> float:
+    """From the key to the full render beside the turbo clip, seconds."""
+    start = time.monotonic()
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("document.querySelector('.desk').dataset.pair === 'true'", timeout=180_000, polling=250)
+    return time.monotonic() - start
 
 
 @contextmanager
@@ -155,7 +163,7 @@ def pocket(prompts: list[str]) -> dict:
         ready_s = time.monotonic() - start
         alone, between = measure(page, prompts[:-6]), measure_between(page, prompts[-6:])
         return {"browser": f"Chromium {page.context.browser.version}", "prompts": len(alone), "start_to_first_clip_s": round(ready_s, 1),
-                **spread(alone), "during_a_full_render": spread(between)}
+                **spread(alone), "during_a_full_render": spread(between), "full_render_s": round(measure_full(page), 1)}
 
 
 def engine_of_240_ms(bursts: int, clips: int) -> dict:
