@@ -56,11 +56,9 @@ class Vocabulary:
         if world is None:
             return
         self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
-        self._subject = re.compile(f"(?<= )(?:{_any_of(world, 'subject')})(?= )")
-        clauses = "|".join(_any_of(world, kind) for kind in ("camera", "motion", "scene"))
-        self._clause = re.compile(rf"(?<![\w'-])({clauses})(?![\w'-])", re.IGNORECASE)
-        self._mention = re.compile(rf"(?<![\w'-])(?:{clauses}|(?P<subject>{_any_of(world, 'subject')}))(?![\w'-])", re.IGNORECASE)
-        self._camera = re.compile(rf"(?<![\w'-])(?:{_any_of(world, 'camera')})(?![\w'-])", re.IGNORECASE)
+        subjects, clauses = _any_of(world, "subject"), _any_of(world, "camera", "motion", "scene")
+        self._subject = re.compile(f"(?<= )(?:{subjects})(?= )")
+        self._clause, self._mention, self._camera = map(_whole_words, (f"({clauses})", f"{clauses}|(?P<subject>{subjects})", _any_of(world, "camera")))
         self._scene_words = _words(phrase for scene in world.scenes for phrase in scene.phrases) - STOP_WORDS
         self._subject_words = _words(self._owner)
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
@@ -243,9 +241,13 @@ def one_edit_apart(a: str, b: str) -> bool:
     return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
-def _any_of(world: World, kind: str) -> str:
-    """A pattern for every taught phrase of that kind, the longest first."""
-    return "|".join(re.escape(phrase) for phrase, _ in world.lexicon[kind])
+def _any_of(world: World, *kinds: str) -> str:
+    """A pattern for every taught phrase of these kinds, one kind after the other, of each the longest first."""
+    return "|".join(re.escape(phrase) for kind in kinds for phrase, _ in world.lexicon[kind])
+
+
+def _whole_words(pattern: str) -> re.Pattern:
+    return re.compile(rf"(?<![\w'-])(?:{pattern})(?![\w'-])", re.IGNORECASE)
 
 
 def _phrases_of_deeds(world: World) -> list[str]:
