@@ -2,14 +2,14 @@
 import random
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from turbo_engine.distill.captions import STOP_WORDS, caption, with_article
-from turbo_engine.distill.world import ClipSpec, World
+from turbo_engine.distill.world import CROSSINGS, ClipSpec, World
 
 Embed = Callable[[list[str]], np.ndarray]
 """Texts -> one vector each, [N, D] float32; meaning decides the angle."""
@@ -28,6 +28,7 @@ _FOREIGN = frozenset("""
 ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum un une le la les du des dans sur avec sous et au
 aux el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
 """.split())                 # small words that English lacks; "die" and "van" are taught ones
+_SIDES = re.compile(r"\b(?:left|right|middle|cent(?:re|er))\b", re.IGNORECASE)
 _BEFORE_AN_ARTICLE = frozenset("with and beside near to of show see".split())
 
 
@@ -56,13 +57,15 @@ class Vocabulary:
         if world is None:
             return
         self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
-        subjects, clauses = _any_of(world, "subject"), _any_of(world, "camera", "motion", "scene")
-        self._subject = re.compile(f"(?<= )(?:{subjects})(?= )")
-        self._clause, self._mention, self._camera = map(_whole_words, (f"({clauses})", f"{clauses}|(?P<subject>{subjects})", _any_of(world, "camera")))
+        kinds = "camera", "motion", "place", "scene"
+        self._subject = re.compile(f"(?<= )(?:{_any_of(world, 'subject')})(?= )")
+        self._clause = _whole_words(f"({_any_of(world, *kinds)})")
+        self._mention = _whole_words("|".join(f"(?P<{kind}>{_any_of(world, kind)})" for kind in (*kinds, "subject")))
         self._scene_words = _words(phrase for scene in world.scenes for phrase in scene.phrases) - STOP_WORDS
         self._subject_words = _words(self._owner)
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
+        self._travels = {base for verbs in world.verbs.values() for verb in verbs for base in _deed(verb)}
         self._typeable = sorted(word for word in self._subject_words | _words(_phrases_of_deeds(world)) if len(word) > 2)
         self._names = [s.name for s in world.subjects]
         if embed is not None:
@@ -82,8 +85,8 @@ class Vocabulary:
 
     def read(self, prompt: str, seed: int | None = None) -> str:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
-        article ("bunny jumping" as "a bunny jumping"). Where no scene is named the seed picks one, so that turbo and full are in the
-        same, and stay there while the rest is typed; without a seed it is left open."""
+        article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
+        not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
         if self.world is None or (seen := self._look(prompt)).foreign:
             return prompt
         corrected = dict(seen.corrected)
@@ -98,7 +101,7 @@ class Vocabulary:
         parts = self._clause.split(_WORD.sub(put_right, unicodedata.normalize("NFC", prompt)))
         parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
         text = self._mention.sub(self._with_article, "".join(parts))
-        return text if seed is None else self._placed(text, seed)
+        return text if seed is None else self._settled(text, seed)
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
@@ -108,16 +111,41 @@ class Vocabulary:
         bare = not before[-1:].isalnum() or before in _BEFORE_AN_ARTICLE           # a comma, or nothing, stands before it
         return with_article(match[0]) if bare else match[0]
 
-    def _placed(self, text: str, seed: int) -> str:
+    def _settled(self, text: str, seed: int) -> str:
+        """With what it leaves open put in, as far as that fits."""
+        for settle in (self._with_place, self._with_scene):
+            settled = settle(text, seed)
+            text = settled if self.count_tokens(settled) <= self.text_len else text
+        return text
+
+    def _with_place(self, text: str, seed: int) -> str:
+        """"a penguin on the left jumping"; what just runs, runs to the left or the right. Taught with the place left out, the network mixes two."""
+        subjects = _joined((m.span() for m in self._mention.finditer(text) if m["subject"]), text)
+        if not subjects or _SIDES.search(self._mention.sub(lambda m: "" if m["camera"] else m[0], text)):
+            return text
+        turn = seed // len(self.world.scenes)                                      # another for the same scene
+        if end := self._end_of_travel(text):
+            return f"{text[:end]} to the {CROSSINGS[turn % len(CROSSINGS)]}{text[end:]}"
+        places = [place for place in self.world.places if place.x or len(subjects) == 1]        # two stand side by side
+        end = subjects[0][1]
+        return f"{text[:end]} {places[turn % len(places)].phrases[0]}{text[end:]}"
+
+    def _end_of_travel(self, text: str) -> int:
+        """Where the verb of what "runs in a park" ends; 0 where there is none, a motion is named, or it only describes ("a running dog")."""
+        if any(m["motion"] for m in self._mention.finditer(text)):
+            return 0
+        rest = self._mention.sub(lambda m: ("\0" if m["subject"] else "\1") * len(m[0]), text)
+        return next((m.end() for m in re.finditer(r"\w+(?! *\0)\b", rest) if _deed(m[0].lower()) & self._travels), 0)
+
+    def _with_scene(self, text: str, seed: int) -> str:
         if not re.search(r"\w", text) or self._scene_words & _words([text]):
             return text
         scene = self.world.scenes[seed % len(self.world.scenes)].phrases[0]
         end = len(text.rstrip(" .,!?"))
-        for camera in self._camera.finditer(text):
-            if camera.end() == end:                                                # its clause comes last
-                end = len(text[:camera.start()].rstrip(" ,:")) or end
-        placed = f"{text[:end]} {scene}{text[end:]}"
-        return placed if self.count_tokens(placed) <= self.text_len else text
+        for mention in self._mention.finditer(text):
+            if mention["camera"] and mention.end() == end:                         # its clause comes last
+                end = len(text[:mention.start()].rstrip(" ,:")) or end
+        return f"{text[:end]} {scene}{text[end:]}"
 
     def _look(self, prompt: str) -> "_Seen":
         words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]
@@ -252,8 +280,18 @@ def _whole_words(pattern: str) -> re.Pattern:
 
 def _phrases_of_deeds(world: World) -> list[str]:
     """All phrases but the subjects'."""
-    phrases = [p for kind in (world.scenes, world.motions, world.cameras) for item in kind for p in item.phrases]
+    phrases = [p for kind in (world.scenes, world.motions, world.cameras, world.places) for item in kind for p in item.phrases]
     return phrases + [*world.companion_phrases] + [v for verbs in world.verbs.values() for v in verbs]
+
+
+def _joined(spans: Iterable[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Spans with only blanks between them as one: a "robot dog" is one thing."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and text[joined[-1][1]:start].isspace():
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
 
 
 def _words(phrases) -> set[str]:

@@ -1,7 +1,7 @@
 """Captions: from a clip to the words a user would type for it, and back.
 
 Every caption is true of its clip. What it leaves out is mostly at its default (camera still, motion still), so that a bare
-"penguin" has one meaning and only the scene is open. `parse_caption` is the other direction, and the law that
+"penguin" has one meaning and only scene and place are open. `parse_caption` is the other direction, and the law that
 captions are held to; what a page says about words the model never saw is vocabulary.py's.
 """
 
@@ -16,6 +16,7 @@ _NO_ARTICLE = ("dice", "cattle", "sunshine", "calamari", "ice cream", "soft serv
 _FILLERS = (
     "a video of", "video of", "a clip of", "an animation of", "please show", "show me", "i want to see", "cartoon of",
 )
+PLACE_SHARE = 0.85       # of the captions of a subject that has a place say it: the app names one where a user does not
 _CUTE = ("cute", "little", "happy", "beautiful", "funny", "lovely", "adorable")
 STOP_WORDS = frozenset("""
 a an the of and with is are it its in on at to from near by next beside please show me i want see video clip animation cartoon
@@ -37,8 +38,9 @@ def with_article(name: str) -> str:
 def caption(world: World, spec: ClipSpec, rng: random.Random, *, canonical: bool = False) -> str:
     """Words for a clip.
 
-    canonical: "a penguin jumping on a beach at sunset, the camera zooms in": every clause, first phrases, a still camera unsaid.
-    Otherwise one of many templates; at most about 28 word pieces.
+    canonical: "a penguin jumping on a beach at sunset, the camera zooms in": every clause but the place, first phrases, a still camera
+    unsaid.
+    Otherwise one of many templates; at most about 30 word pieces.
     """
     if canonical:
         return _canonical(world, spec)
@@ -57,9 +59,13 @@ def caption(world: World, spec: ClipSpec, rng: random.Random, *, canonical: bool
     say_motion = rng.random() < (0.55 if still else 0.97)
     say_scene = rng.random() < (0.75 if still and not say_motion else 0.92)
     say_camera = rng.random() < (0.12 if at_rest else 0.9)
-    core = _core(thing, company, motion if say_motion else "", scene if say_scene else "", rng)
+    place = "" if world.crosses(spec) or rng.random() >= PLACE_SHARE else _often_first(world.places[spec.place].phrases, rng)
+    placed = f"{thing} {place}" if place and (company or rng.random() < 0.7) else thing
+    core = _core(placed, company, motion if say_motion else "", scene if say_scene else "", rng)
     if not (say_motion or say_scene or say_camera or company) and rng.random() < 0.5:
         core = name
+    if place and place not in core:
+        core = rng.choice([f"{core} {place}", f"{core}, {place}", f"{place}, {core}"])
     if rng.random() < 0.08:
         core = f"{rng.choice(_FILLERS)} {core}"
     if say_camera:
@@ -114,9 +120,11 @@ def _any_name(world, index, rng):
 def _motion_phrase(world, spec, rng):
     verbs = world.verbs[world.subjects[spec.subject].moves]
     verb = verbs[0] if rng.random() < 0.5 else rng.choice(verbs)
-    phrases = world.motions[spec.motion].phrases
-    phrase = phrases[0] if rng.random() < 0.4 else rng.choice(phrases)
-    return phrase.format(verb=verb)
+    return _often_first(world.motions[spec.motion].phrases, rng).format(verb=verb)
+
+
+def _often_first(phrases: tuple[str, ...], rng: random.Random) -> str:
+    return phrases[0] if rng.random() < 0.4 else rng.choice(phrases)
 
 
 # -- back from words -------------------------------------------------------------------------------------------------
@@ -124,13 +132,13 @@ def _motion_phrase(world, spec, rng):
 def parse_caption(world: World, text: str) -> dict:
     """Find taught phrases in free text.
 
-    Returns: dict with the indices found under "subject", "companion", "scene", "motion", "camera" (absent if not found),
+    Returns: dict with the indices found under "subject", "companion", "scene", "motion", "camera", "place" (absent if not found),
     and "unknown": words of the text that belong to nothing taught, in order. Longest phrases win; of two subjects the
     first is the subject unless a companion phrase stands before it.
     """
     rest = " " + " ".join(re.findall(r"[a-z0-9'-]+", text.lower())) + " "
     found: dict = {}
-    for kind in ("camera", "motion", "scene"):
+    for kind in ("camera", "motion", "place", "scene"):
         rest, hits = _take(rest, world.lexicon[kind], limit=1)
         if hits:
             found[kind] = hits[0][1]

@@ -105,9 +105,9 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     rises = headroom(camera, feet - hover, SIZE)
     room = float(rises.min())
     # Zoomed in, the frame is narrower: keep a standing subject near its middle.
-    x = rest + spec.x / float(camera.zoom.max()) ** 2
+    x = rest + world.places[spec.place].x / float(camera.zoom.max()) ** 2
     if spec.companion is not None:                       # make room
-        x = x - 0.125 * companion_side(spec) / float(camera.zoom.max()) ** 2
+        x = x - 0.125 * companion_side(world, spec) / float(camera.zoom.max()) ** 2
     lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, None
 
     if motion in ("right", "left"):
@@ -155,9 +155,10 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     return Pose(x, centre, angle, width, height, lift)
 
 
-def companion_side(spec: ClipSpec) -> int:
+def companion_side(world: World, spec: ClipSpec) -> int:
     """-1 left, 1 right: where the subject leaves more room."""
-    return spec.companion_side if abs(spec.x) < 0.06 else (-1 if spec.x > 0 else 1)
+    x = world.places[spec.place].x
+    return spec.companion_side if x == 0 else (-1 if x > 0 else 1)
 
 
 def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
@@ -168,7 +169,7 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     t = progress(len(camera.zoom))
     rest = np.zeros_like(t)
     narrowest = float(1 / camera.zoom.max())
-    side = companion_side(spec)
+    side = companion_side(world, spec)
     reach = min(0.68, max(narrowest - size * 0.42, 0.42)) - 0.2 * float(np.abs(camera.pan).max())
     x = rest + side * reach
     lift = rest + _hover(companion, scene)

@@ -20,7 +20,7 @@ FACES = ("left", "right", "none")
 _NO_SIDE = ("rolls", "drifts", "plant", "object")   # art of these classes looks nowhere
 HELD_OUT_PERCENT = 5
 COMPANION_SHARE = 0.10
-PLACES = (-0.25, 0.0, 0.25)      # where subjects stand: a whole token apart, easily told from noise
+CROSSINGS = ("left", "right")    # motions through the whole frame, which take place nowhere
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Place(Named):
+    """Where a subject stands. x: of its middle, screen units, -1 is the left edge and 1 the right."""
+
+    x: float
+
+
+@dataclass(frozen=True)
 class World:
     """Everything the pocket model can be asked for; clips refer to it by index."""
 
@@ -56,6 +63,7 @@ class World:
     scenes: tuple[Named, ...]
     motions: tuple[Named, ...]
     cameras: tuple[Named, ...]
+    places: tuple[Place, ...]
     companion_phrases: tuple[str, ...]
     verbs: dict[str, tuple[str, ...]]
 
@@ -70,18 +78,19 @@ class World:
 
     @cached_property
     def _indices(self) -> dict[str, dict[str, int]]:
-        kinds = ("subjects", "scenes", "motions", "cameras")
+        kinds = ("subjects", "scenes", "motions", "cameras", "places")
         return {kind: {item.name: i for i, item in enumerate(getattr(self, kind))} for kind in kinds}
 
     @cached_property
     def lexicon(self) -> dict[str, tuple[tuple[str, int], ...]]:
-        """Every taught phrase in lower case with the index it means, longest first, by kind: subject, scene, motion, camera."""
+        """Every taught phrase in lower case with the index it means, longest first, by kind: subject, scene, motion, camera, place."""
         verbs = {verb for group in self.verbs.values() for verb in group}
         pairs = {
             "subject": {(p, i) for i, s in enumerate(self.subjects) for p in (s.name, *s.also)},
             "scene": {(p, i) for i, scene in enumerate(self.scenes) for p in scene.phrases},
             "motion": {(p.format(verb=v), i) for i, motion in enumerate(self.motions) for p in motion.phrases for v in verbs},
             "camera": {(p, i) for i, camera in enumerate(self.cameras) for p in camera.phrases},
+            "place": {(p, i) for i, place in enumerate(self.places) for p in place.phrases},
         }
         return {
             kind: tuple(sorted(((p.lower(), i) for p, i in found), key=lambda pair: (-len(pair[0]), pair[0])))
@@ -101,13 +110,20 @@ class World:
     def camera(self, name: str) -> int:
         return self._indices["cameras"][name]
 
+    def place(self, name: str) -> int:
+        return self._indices["places"][name]
+
+    def crosses(self, spec: ClipSpec) -> bool:
+        """Whether the subject goes through the whole frame, so that it has no place."""
+        return self.motions[spec.motion].name in CROSSINGS
+
 
 @dataclass(frozen=True)
 class ClipSpec:
     """What happens in one clip. Indices are into World.
 
-    x: where the subject stands, or half as far from the middle of its way, screen units, -1 is the left edge and 1 the right.
-    companion_side: -1 left, 1 right of the subject; means nothing without a companion.
+    place: where the subject stands; means little where it crosses the frame, through the middle always.
+    companion_side: -1 left, 1 right of the subject, where that leaves as much room; means nothing without a companion.
     """
 
     subject: int
@@ -115,7 +131,7 @@ class ClipSpec:
     motion: int
     camera: int
     companion: int | None = None
-    x: float = 0.0
+    place: int = 1
     companion_side: int = 1
 
 
@@ -123,7 +139,7 @@ def load_world(path: Path = WORLD_FILE) -> World:
     """Read world.toml. Raises: ValueError naming an unknown key, class or a phrase with two owners."""
     with open(path, "rb") as file:
         table = tomllib.load(file)
-    known = {"subjects", "scenes", "motions", "cameras", "companion_phrases", "verbs"}
+    known = {"subjects", "scenes", "motions", "cameras", "places", "companion_phrases", "verbs"}
     if unknown := set(table) - known:
         raise ValueError(f"{path.name}: unknown key {min(unknown)!r}, known keys are {', '.join(sorted(known))}")
     named = {
@@ -132,6 +148,7 @@ def load_world(path: Path = WORLD_FILE) -> World:
     }
     return World(
         subjects=tuple(_subject(row, path.name) for row in table["subjects"]),
+        places=tuple(Place(row["name"], tuple(row["phrases"]), row["x"]) for row in table["places"]),
         companion_phrases=tuple(table["companion_phrases"]),
         verbs={moves: tuple(table["verbs"][moves]) for moves in MOVES},
         **named,
@@ -184,7 +201,7 @@ def sample_specs(
             motion=motion,
             camera=rng.choices(range(len(world.cameras)), camera_weights)[0],
             companion=companion,
-            x=rng.choice(PLACES),
+            place=rng.randrange(len(world.places)),
             companion_side=rng.choice((-1, 1)),
         )
         if is_held_out(spec) == held_out:
