@@ -624,6 +624,7 @@ def test_the_examples_are_made_of_taught_words():
 def test_every_motion_of_the_world_can_be_put_into_a_prompt():
     page = describe_page(FakeEngine().preset)
     assert len(page["world"]["subjects"]) > 100 and len(page["world"]["scenes"]) == 10
+    assert [place["insert"] for place in page["world"]["places"]] == ["on the left", "in the middle", "on the right"]
     texts = [item["insert"] for items in page["world"].values() for item in items]
     texts += [phrase for items in page["world"].values() for item in items for phrase in item["phrases"]]
     assert not [text for text in texts if "{" in text or not text]

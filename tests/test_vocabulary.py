@@ -133,16 +133,36 @@ def test_a_subject_has_its_article(by_spelling, prompt, read):
 
 
 @pytest.mark.parametrize("prompt, read", [
-    ("a penguin", "a penguin {}"), ("cat dancing!", "a cat dancing {}!"), ("a penguin ju", "a penguin ju {}"), ("a purple cat", "a purple cat {}"),
-    ("an owl jumping, the camera zooms in", "an owl jumping {}, the camera zooms in"), ("a cat zoom out.", "a cat {} zoom out."),
-    ("zoom in: a cat", "zoom in: a cat {}"), ("zoom in", "zoom in {}"), ("a penguin at the snowy beach", None), ("a star among the stars", None), ("", None), ("?!", None),
-    ("ein Pinguin", None), ("a cat " + "cute " * 27, None)])
-def test_the_seed_picks_the_scene_where_none_is_named(roomy, prompt, read):
-    """Left to the noise, turbo and full had it in two scenes now and then, and it moved with every letter."""
-    scenes = load_world().scenes
-    for seed in (0, 7, 12, 2 ** 32):
-        scene = scenes[seed % len(scenes)].phrases[0]
-        assert roomy.read(prompt, seed) == (read.format(scene) if read else roomy.read(prompt))
+    ("a penguin", "a penguin {place} {scene}"), ("cat dancing!", "a cat {place} dancing {scene}!"), ("a penguin ju", "a penguin {place} ju {scene}"),
+    ("a purple cat", "a purple cat {place} {scene}"), ("zoom in: a cat", "zoom in: a cat {place} {scene}"), ("zoom in", "zoom in {scene}"),
+    ("an owl jumping, the camera zooms in", "an owl {place} jumping {scene}, the camera zooms in"), ("a cat zoom out.", "a cat {place} {scene} zoom out."),
+    ("a penguin at the snowy beach", "a penguin {place} at the snowy beach"), ("a star among the stars", "a star {place} among the stars"),
+    ("a robot dog, pan left", "a robot dog {place} {scene}, pan left"), ("a wug", "a wug {scene}"), ("a running dog", "a running dog {place} {scene}"),
+    ("a cat at the left", "a cat at the left {scene}"), ("a cat in the center of a street", None), ("a cat moving to the right on the beach", None),
+    ("dogs run in a park", "a dog run {way} in a park"), ("a dog running on the beach, pan left", "a dog running {way} on the beach, pan left"),
+    ("a dog jumping, flying", "a dog {place} jumping, flying {scene}"), ("", None), ("?!", None), ("ein Pinguin", None)])
+def test_the_seed_settles_what_is_left_open(roomy, prompt, read):
+    """Left to the noise, turbo and full had two scenes or two places now and then, and they moved with every letter."""
+    world = load_world()
+    for seed in (0, 7, 12, 25, 2 ** 32):
+        turn = seed // len(world.scenes)
+        choice = {"scene": world.scenes[seed % len(world.scenes)].phrases[0], "place": world.places[turn % 3].phrases[0],
+                  "way": ("to the left", "to the right")[turn % 2]}
+        assert roomy.read(prompt, seed) == (read.format(**choice) if read else roomy.read(prompt))
+
+
+def test_of_two_none_stands_in_the_middle(roomy):
+    """The other would have two places to choose from."""
+    assert {roomy.read("a cat by the sea with a dog", seed) for seed in range(100)} == {
+        f"a cat {place} by the sea with a dog" for place in ("on the left", "on the right")}
+
+
+@pytest.mark.parametrize("more, seed, read", [
+    (20, 0, "a cat on the left{} on a beach at sunset"), (21, 0, "a cat on the left{}"), (25, 0, "a cat on the left{}"), (26, 0, "a cat{}"),
+    (26, 5, "a cat{} underwater"), (28, 5, "a cat{}")])
+def test_what_does_not_fit_stays_open(roomy, more, seed, read):
+    """32 tokens with two marks, a word each; the place comes first."""
+    assert roomy.read("a cat" + " cute" * more, seed) == read.format(" cute" * more)
 
 
 @pytest.mark.clock
@@ -158,8 +178,11 @@ def test_the_longest_prompts_are_read_in_no_time(roomy, prompt):
 def test_what_says_everything_is_read_as_it_is(roomy):
     from turbo_engine.distill.prompts import counted_prompts
 
-    _, prompts = counted_prompts(load_world(), 600, 200)
-    assert [roomy.read(prompt, 3) for prompt in prompts] == prompts
+    world, (specs, prompts) = load_world(), counted_prompts(load_world(), 600, 200)
+    assert [roomy.read(prompt) for prompt in prompts] == prompts
+    read = [roomy.read(prompt, seed) for seed, prompt in enumerate(prompts)]
+    assert [roomy.read(prompt, seed) for seed, prompt in enumerate(read)] == read
+    assert [now == before for now, before in zip(read, prompts)] == [world.crosses(spec) for spec in specs]
 
 
 @pytest.mark.parametrize("word, near", [("noodle", ("poodle",)), ("elefant", ()), ("catle", ("castle", "cattle")), ("🐧", ("penguin",)), ("🦖", ("T-Rex",))])

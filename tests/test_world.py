@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from turbo_engine.distill.captions import caption, parse_caption
 from turbo_engine.distill.world import ClipSpec, is_held_out, load_world, sample_specs
 
 WORLD = load_world()
-KINDS = ("subject", "scene", "motion", "camera", "companion")
+KINDS = ("subject", "scene", "motion", "camera", "companion", "place")
 
 
 # -- words -----------------------------------------------------------------------------------------------------------------
 
 def test_world_has_the_promised_breadth():
     assert 140 <= len(WORLD.subjects) <= 155
-    assert (len(WORLD.scenes), len(WORLD.motions), len(WORLD.cameras)) == (10, 12, 7)
+    assert (len(WORLD.scenes), len(WORLD.motions), len(WORLD.cameras), len(WORLD.places)) == (10, 12, 7, 3)
     assert all(2 <= len(subject.also) <= 5 for subject in WORLD.subjects)
     for name in ("penguin", "dog", "cat", "T-Rex", "rocket", "taxi", "sailboat", "snowman", "butterfly", "giraffe"):
         WORLD.subject(name)
@@ -73,6 +74,7 @@ def test_random_captions_say_nothing_untrue():
         text = caption(WORLD, spec, rng)
         found = parse_caption(WORLD, text)
         assert "subject" in found and not found["unknown"], text
+        assert not (WORLD.crosses(spec) and "place" in found), text
         for kind in KINDS:
             assert found.get(kind, getattr(spec, kind)) == getattr(spec, kind), text
         assert len(text.split()) <= 26, text
@@ -80,16 +82,19 @@ def test_random_captions_say_nothing_untrue():
 
 def test_what_a_caption_leaves_out_is_mostly_at_its_default():
     rng = random.Random(2)
-    silent = {"motion": [], "camera": []}
+    silent, placed = {"motion": [], "camera": []}, []
     for spec in sample_specs(WORLD, 4000, rng):
         found = parse_caption(WORLD, caption(WORLD, spec, rng))
         if spec.companion is not None:
             assert "companion" in found
+        if not WORLD.crosses(spec):                          # any place is as likely: the app says the seed's
+            placed.append("place" in found)
         for kind, default in (("motion", WORLD.motion("still")), ("camera", WORLD.camera("still"))):
             if kind not in found:
                 silent[kind].append(getattr(spec, kind) == default)
     assert np.mean(silent["motion"]) > 0.6
     assert np.mean(silent["camera"]) > 0.8
+    assert 0.75 < np.mean(placed) < 0.9
 
 
 def test_parsing_what_users_type():
@@ -99,6 +104,8 @@ def test_parsing_what_users_type():
     assert WORLD.scenes[found["scene"]].name == "beach"
     assert WORLD.motions[found["motion"]].name == "bounce"
     assert WORLD.cameras[found["camera"]].name == "zoom in"
+    assert WORLD.places[parse_caption(WORLD, "in the Centre a cat moving left past a dog")["place"]].name == "middle"
+    assert "place" not in parse_caption(WORLD, "a cat moving right, camera pans left")
     assert parse_caption(WORLD, "a wizard on a broomstick")["unknown"] == ["wizard", "broomstick"]
 
 
@@ -234,7 +241,11 @@ def test_a_flip_turns_over_once_in_the_air():
 
 def test_a_jump_leaves_a_shadow_on_the_ground(compositor):
     """The sketch's shadow was gone at the top of a jump."""
-    frames, mask = compositor.render([spec_of(motion="jump"), spec_of(motion="jump", x=5.0)], size=64, num_frames=33)
+    from turbo_engine.distill.clips import Compositor
+
+    elsewhere = replace(WORLD, places=tuple(replace(place, x=5.0) for place in WORLD.places))
+    clips = [made.render([spec_of(motion="jump")], size=64, num_frames=33) for made in (compositor, Compositor(elsewhere))]
+    frames, mask = (torch.cat(parts) for parts in zip(*clips))
     top = 14
     ground = slice(50, 54), slice(24, 40)
     assert mask[0, 0, top][ground].max() == 0

@@ -153,5 +153,6 @@ def _world(preset: Preset) -> dict | None:
             {"name": m.name, "insert": m.phrases[0].format(verb="moving"), "phrases": with_verbs(m.phrases)}
             for m in world.motions
         ],
+        "places": [{"name": p.name, "insert": p.phrases[0], "phrases": list(p.phrases)} for p in world.places],
         "cameras": [{"name": c.name, "insert": c.phrases[0], "phrases": list(c.phrases)} for c in world.cameras],
     }

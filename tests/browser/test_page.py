@@ -361,7 +361,8 @@ def test_known_words_swap_into_the_shot(fake_desk):
     assert pick("cameras", "pan left") == "an octopus walking to the right on a beach at sunset, the camera pans left"
     assert pick("motions", "spinning") == "an octopus spinning on a beach at sunset, the camera pans left"
     assert pick("scenes", "underwater") == "an octopus spinning underwater, the camera pans left"
-    fake_desk.settle("an octopus spinning underwater, the camera pans left")
+    assert pick("places", "right") == "an octopus on the right spinning underwater, the camera pans left"
+    fake_desk.settle("an octopus on the right spinning underwater, the camera pans left")
 
 
 def test_examples_are_a_click_away(fake_desk):

@@ -104,11 +104,14 @@ def test_a_rough_clip_swings_in_the_frames_it_has(desk):
     ("an owl, zoom in", "scenes", "in space", "an owl in space, zoom in"),
     ("an owl on a beach", "motions", "spinning", "an owl spinning on a beach"),
     ("an owl", "cameras", "zoom in", "an owl, zoom in"),
+    ("a black cat jumping on a beach", "places", "on the left", "a black cat on the left jumping on a beach"),
+    ("an owl on the right, zoom in", "places", "on the left", "an owl on the left, zoom in"),
+    ("a moose, zoom in", "places", "on the left", "a moose on the left, zoom in"),
 ])
 def test_phrases(desk, prompt, group, insert, expected):
     assert desk.module("phrases", f"""
         const groups = {{ subjects: [{{ phrases: ['cat', 'owl', 'penguin'] }}, {{ phrases: ['black cat'] }}], motions: [{{ phrases: ['jumping'] }}],
-            scenes: [{{ phrases: ['on a beach'] }}], cameras: [{{ phrases: ['zoom out'] }}] }};
+            scenes: [{{ phrases: ['on a beach'] }}], places: [{{ phrases: ['on the right'] }}], cameras: [{{ phrases: ['zoom out'] }}] }};
         return m.put({prompt!r}, groups, {group!r}, {{ insert: {insert!r} }});
     """) == expected
 

@@ -166,9 +166,9 @@ export class Panel {
   _fillWorld(world) {
     this.$(".world-groups").replaceChildren();
     this.$(".world-note").textContent = `${this._preset} is a small model of a small world: ${world.subjects.length} subjects in `
-      + `${world.scenes.length} scenes. Click a word to put it in the shot; without a scene the seed picks one. `
+      + `${world.scenes.length} scenes. Click a word to put it in the shot; the scene and the place are the seed's choice where you name none. `
       + "Other words are read, but mostly not understood.";
-    for (const group of ["scenes", "motions", "cameras", "subjects"]) {
+    for (const group of ["scenes", "motions", "places", "cameras", "subjects"]) {
       const box = element("div", { className: "world-group" });
       box.append(element("h3", {}, group), ...world[group].map((item) => chip(
         group === "motions" ? item.insert : item.name,

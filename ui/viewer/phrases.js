@@ -1,6 +1,6 @@
-// Putting taught words into a prompt: swap the subject, scene, motion or camera that stands there, or add one.
+// Putting taught words into a prompt: swap the subject, scene, motion, place or camera that stands there, or add one.
 
-/** groups: { subjects | scenes | motions | cameras: [{ name, insert, phrases }] }. Returns the new prompt. */
+/** groups: { subjects | scenes | motions | places | cameras: [{ name, insert, phrases }] }. Returns the new prompt. */
 export function put(prompt, groups, group, item) {
   const text = prompt.trim();
   const found = findPhrase(text, groups[group]);
@@ -8,6 +8,10 @@ export function put(prompt, groups, group, item) {
   if (!text) return group === "subjects" ? withArticle("a ", item.insert, "") : item.insert;
   if (group === "subjects") return withArticle("a ", item.insert, ` ${text}`);
   if (group === "cameras") return `${text}, ${item.insert}`;
+  if (group === "places") {
+    const subject = findPhrase(text, groups.subjects);
+    if (subject) return `${text.slice(0, subject.end)} ${item.insert}${text.slice(subject.end)}`;
+  }
   if (group === "motions") {
     const scene = findPhrase(text, groups.scenes);
     if (scene) return `${text.slice(0, scene.start)}${item.insert} ${text.slice(scene.start)}`;
