@@ -275,3 +275,17 @@ def test_contact_sheet(tmp_path):
     assert path.stat().st_size > 100
     with pytest.raises(ValueError, match="labels"):
         contact_sheet([video], [], tmp_path / "sheet.png")
+
+
+def test_a_long_label_stays_under_its_strip(tmp_path):
+    """A caption's last words were missing, and with them the camera."""
+    import cv2
+
+    from turbo_engine.distill.sheet import contact_sheet
+
+    def inked(label: str) -> np.ndarray:
+        path = contact_sheet([np.zeros((1, 8, 8, 3), np.uint8)] * 2, [label, ""], tmp_path / "sheet.png", columns=2, frames=(0,), thumb=300)
+        return np.flatnonzero((cv2.imread(str(path))[306:] > 100).any((0, 2)))
+
+    short, long, longer = inked("a cat"), inked("a cat jumping in a green meadow, the camera pans right"), inked("a cat " * 40)
+    assert short.max() < 60 and 240 < long.max() < 306 and 280 < longer.max() < 306

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 _MARGIN, _LINE = 6, 20
+_FONT, _SCALES = cv2.FONT_HERSHEY_SIMPLEX, (0.42, 0.38, 0.34)
 _PAPER, _INK = (22, 18, 18), (236, 236, 236)     # BGR
 
 
@@ -25,7 +26,7 @@ def contact_sheet(
 
     Args:
         videos: [T, H, W, 3] uint8 RGB each.
-        labels: one a video; what does not fit under its strip is cut off.
+        labels: one a video; a long one is written smaller, and what does not fit under its strip even so is cut off.
         path: .png, .jpg or .webp.
         frames: which frames of each; beyond the end means the last.
         thumb: height and width of a frame, pixels.
@@ -45,8 +46,15 @@ def contact_sheet(
             shrink = picture.shape[0] > thumb
             picture = cv2.resize(picture, (thumb, thumb), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
             sheet[top : top + thumb, left + k * thumb : left + (k + 1) * thumb] = picture
-        text = label.encode("ascii", "replace").decode()[: strip_width // 8]
-        cv2.putText(sheet, text, (left + 2, top + thumb + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
-    if not cv2.imwrite(str(path), sheet, (cv2.IMWRITE_WEBP_QUALITY, 75)):
+        text = label.encode("ascii", "replace").decode()
+        while not (scale := _fitting(text, strip_width - 4)):
+            text = text.removesuffix("...")[:-1] + "..."
+        cv2.putText(sheet, text, (left + 2, top + thumb + 14), _FONT, scale, _INK, 1, cv2.LINE_AA)
+    if not cv2.imwrite(str(path), sheet, (cv2.IMWRITE_WEBP_QUALITY, 75) if str(path).endswith(".webp") else ()):
         raise OSError(f"{path}: could not write the sheet; expected a folder that exists and a name ending in .png, .jpg or .webp")
     return Path(path)
+
+
+def _fitting(text: str, width: int) -> float:
+    """The largest scale of the font at which a text is no wider than so many pixels; 0 where none is."""
+    return next((scale for scale in _SCALES if cv2.getTextSize(text, _FONT, scale, 1)[0][0] <= width), 0)
