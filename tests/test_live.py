@@ -119,7 +119,9 @@ def test_an_edit_brings_words_progress_a_rough_picture_and_the_clip():
         assert (clip["fps"], clip["total"], clip["prompt"], clip["seed"]) == (16, 33, "a robot spinning", 3)
         assert {"text", "denoise", "decode", "encode", "total"} <= set(clip["stage_s"])
         assert clip["recipe"]["seed"] == 3 and desk.clips.get(clip["id"]).result.frames.shape == (33, 256, 256, 3)
-        assert (await page.until(type="words"))["unknown"] == []
+        said = await page.until(type="words")
+        assert said["unknown"] == [] and [*said["settled"]] == ["on the left", "in the desert at noon"]
+        assert said["read_as"] == "a robot on the left spinning in the desert at noon"
         page.close()
     run(scenario)
 

@@ -151,6 +151,16 @@ def test_the_seed_settles_what_is_left_open(roomy, prompt, read):
         assert roomy.read(prompt, seed) == (read.format(**choice) if read else roomy.read(prompt))
 
 
+def test_what_the_seed_adds_is_told(roomy, by_spelling):
+    report = roomy.check("wugs, cats dancing", 7)
+    assert report.settled == ("on the left", "in a city at night") and report.unknown_words == ("wugs",)
+    assert report.read_as == roomy.read("wugs, cats dancing", 7) == "wugs, a cat on the left dancing in a city at night"
+    for prompt, seed in (("a cat", None), ("a cat moving left underwater", 7), ("ein Hund", 7), ("", 7)):
+        assert (roomy.check(prompt, seed).settled, roomy.check(prompt, seed).read_as) == ((), "")
+    long = by_spelling.check("a cat" + " cute" * 20, 7)
+    assert long.truncated and not long.settled
+
+
 def test_of_two_none_stands_in_the_middle(roomy):
     """The other would have two places to choose from."""
     assert {roomy.read("a cat by the sea with a dog", seed) for seed in range(100)} == {

@@ -122,10 +122,10 @@ class Engine:
         """Of a loaded Wan preset."""
         return getattr(self._family, "memory", None)
 
-    def check_prompt(self, prompt: str) -> PromptReport:
-        """Words of a prompt outside the taught world; quick enough for every edit, any text is fine."""
+    def check_prompt(self, prompt: str, seed: int | None = None) -> PromptReport:
+        """Words of a prompt outside the taught world, and what the seed adds; quick enough for every edit, any text is fine."""
         self._require_loaded()
-        return self._family.vocabulary.check(prompt)
+        return self._family.vocabulary.check(prompt, seed)
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         """Frames uint8 [T, H, W, 3] of a Result's latent, float32 [C, T', H', W'], by the full decoder."""

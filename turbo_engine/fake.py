@@ -66,8 +66,8 @@ class FakeEngine:
                 "loaded": self.loaded,
                 "peak_memory_mib": None}
 
-    def check_prompt(self, prompt: str) -> PromptReport:
-        return self._vocabulary.check(prompt)
+    def check_prompt(self, prompt: str, seed: int | None = None) -> PromptReport:
+        return self._vocabulary.check(prompt, seed)
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         """Frames of a latent made by this engine: hue, phase and sharpness lie in its first three channels."""

@@ -53,8 +53,8 @@ class Pair:
         about = self._turbo.describe()
         return {**about, "kernels": [*about["kernels"], f"full renders: on {self._full.device}"], "process": {"restarts": self.restarts}}
 
-    def check_prompt(self, prompt: str) -> PromptReport:
-        return self._turbo.check_prompt(prompt)
+    def check_prompt(self, prompt: str, seed: int | None = None) -> PromptReport:
+        return self._turbo.check_prompt(prompt, seed)
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         return self._turbo.decode(latent)

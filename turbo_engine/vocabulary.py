@@ -45,6 +45,10 @@ class PromptReport:
     """Not in the language the model reads: the first note says so, and its words one by one are of no help."""
     corrected: tuple[tuple[str, str], ...] = ()
     """(word as it was typed, the taught one it is read as): one letter off, and nothing else it could be. Not among the unknown."""
+    settled: tuple[str, ...] = ()
+    """Phrases by which the seed settles what the prompt leaves open: place or way, scene."""
+    read_as: str = ""
+    """The prompt with these in it, where there are any."""
 
 
 class Vocabulary:
@@ -73,11 +77,13 @@ class Vocabulary:
 
     # -- words -------------------------------------------------------------------------------------------------------
 
-    def check(self, prompt: str) -> PromptReport:
-        """Unknown words in order of appearance. Any text is fine here, an empty one too."""
+    def check(self, prompt: str, seed: int | None = None) -> PromptReport:
+        """Unknown words in order of appearance, and what the seed adds. Any text is fine here, an empty one too."""
         tokens = self.count_tokens(prompt)
         truncated = tokens > self.text_len
         report = self._report(prompt) if self.world else PromptReport((), (), False, ())
+        read_as, settled = self._completed(prompt, seed)
+        report = replace(report, settled=settled, read_as=read_as if settled else "")
         if not truncated:
             return report
         note = f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out."
@@ -87,8 +93,12 @@ class Vocabulary:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
         article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
         not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
+        return self._completed(prompt, seed)[0]
+
+    def _completed(self, prompt: str, seed: int | None) -> tuple[str, tuple[str, ...]]:
+        """The prompt read, and the phrases that the seed put in."""
         if self.world is None or (seen := self._look(prompt)).foreign:
-            return prompt
+            return prompt, ()
         corrected = dict(seen.corrected)
 
         def put_right(match: re.Match) -> str:
@@ -101,7 +111,7 @@ class Vocabulary:
         parts = self._clause.split(_WORD.sub(put_right, unicodedata.normalize("NFC", prompt)))
         parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
         text = self._mention.sub(self._with_article, "".join(parts))
-        return text if seed is None else self._settled(text, seed)
+        return (text, ()) if seed is None else self._settled(text, seed)
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
@@ -111,24 +121,28 @@ class Vocabulary:
         bare = not before[-1:].isalnum() or before in _BEFORE_AN_ARTICLE           # a comma, or nothing, stands before it
         return with_article(match[0]) if bare else match[0]
 
-    def _settled(self, text: str, seed: int) -> str:
-        """With what it leaves open put in, as far as that fits."""
-        for settle in (self._with_place, self._with_scene):
-            settled = settle(text, seed)
-            text = settled if self.count_tokens(settled) <= self.text_len else text
-        return text
+    def _settled(self, text: str, seed: int) -> tuple[str, tuple[str, ...]]:
+        """With what it leaves open put in, as far as that fits, and what that was."""
+        added: list[str] = []
+        for settle in (self._place, self._scene):
+            end, phrase = settle(text, seed)
+            settled = f"{text[:end]} {phrase}{text[end:]}"
+            if phrase and self.count_tokens(settled) <= self.text_len:
+                text = settled
+                added.append(phrase)
+        return text, tuple(added)
 
-    def _with_place(self, text: str, seed: int) -> str:
-        """"a penguin on the left jumping"; what just runs, runs to the left or the right. Taught with the place left out, the network mixes two."""
+    def _place(self, text: str, seed: int) -> tuple[int, str]:
+        """Where to put what: "a penguin on the left jumping"; what just runs, runs to the left or the right. "" where nothing is open.
+        Of a place left out the network makes two at once."""
         subjects = _joined((m.span() for m in self._mention.finditer(text) if m["subject"]), text)
         if not subjects or _SIDES.search(self._mention.sub(lambda m: "" if m["camera"] else m[0], text)):
-            return text
+            return 0, ""
         turn = seed // len(self.world.scenes)                                      # another for the same scene
         if end := self._end_of_travel(text):
-            return f"{text[:end]} to the {CROSSINGS[turn % len(CROSSINGS)]}{text[end:]}"
+            return end, f"to the {CROSSINGS[turn % len(CROSSINGS)]}"
         places = [place for place in self.world.places if place.x or len(subjects) == 1]        # two stand side by side
-        end = subjects[0][1]
-        return f"{text[:end]} {places[turn % len(places)].phrases[0]}{text[end:]}"
+        return subjects[0][1], places[turn % len(places)].phrases[0]
 
     def _end_of_travel(self, text: str) -> int:
         """Where the verb of what "runs in a park" ends; 0 where there is none, a motion is named, or it only describes ("a running dog")."""
@@ -137,15 +151,15 @@ class Vocabulary:
         rest = self._mention.sub(lambda m: ("\0" if m["subject"] else "\1") * len(m[0]), text)
         return next((m.end() for m in re.finditer(r"\w+(?! *\0)\b", rest) if _deed(m[0].lower()) & self._travels), 0)
 
-    def _with_scene(self, text: str, seed: int) -> str:
+    def _scene(self, text: str, seed: int) -> tuple[int, str]:
+        """As `_place`."""
         if not re.search(r"\w", text) or self._scene_words & _words([text]):
-            return text
-        scene = self.world.scenes[seed % len(self.world.scenes)].phrases[0]
+            return 0, ""
         end = len(text.rstrip(" .,!?"))
         for mention in self._mention.finditer(text):
             if mention["camera"] and mention.end() == end:                         # its clause comes last
                 end = len(text[:mention.start()].rstrip(" ,:")) or end
-        return f"{text[:end]} {scene}{text[end:]}"
+        return end, self.world.scenes[seed % len(self.world.scenes)].phrases[0]
 
     def _look(self, prompt: str) -> "_Seen":
         words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]

@@ -190,8 +190,8 @@ class Worker:
                 pass
         return {**self._about, "process": {"restarts": self.restarts}}
 
-    def check_prompt(self, prompt: str) -> PromptReport:
-        return self._twice(lambda: self._ask("check_prompt", prompt))
+    def check_prompt(self, prompt: str, seed: int | None = None) -> PromptReport:
+        return self._twice(lambda: self._ask("check_prompt", prompt, seed))
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
         return self._twice(lambda: self._ask("decode", latent))

@@ -483,10 +483,11 @@ class Desk:
         """Tell the page what the model makes of the words of a live edit. Returns: that, JSON-ready."""
         if job.edit.mode == "full" or job.edit.place is not None:
             return None
-        found = self._engine.check_prompt(job.edit.words)
+        found = self._engine.check_prompt(job.edit.words, job.edit.seed)
         report = {
             "unknown": list(found.unknown_words), "suggestions": found.suggestions, "truncated": found.truncated,
             "notes": list(found.notes), "foreign": found.foreign, "corrected": found.corrected,
+            "settled": found.settled, "read_as": found.read_as,
         }
         self._tell(job, {"type": "words", "generation": job.edit.generation, **report})
         return report

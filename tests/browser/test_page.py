@@ -349,6 +349,21 @@ def test_another_language_is_answered_kindly_and_not_word_by_word(fake_desk):
     assert "was not taught" not in fake_desk.page.locator(".words").inner_text()
 
 
+def test_what_the_seed_adds_is_said_and_can_be_kept(fake_desk):
+    page, added = fake_desk.page, fake_desk.page.locator(".settled")
+    assert not added.is_visible()                                  # the opening shot says it all
+    page.locator(".lock").click()                                  # every word typed is a new seed, but not this
+    fake_desk.prompt.fill("a wug and an owl dancing, zoom in")
+    added.get_by_text("The seed adds").wait_for()
+    place, scene = re.findall("“(.+?)”", added.inner_text())
+    seed = page.locator(".seed").input_value()
+    page.get_by_text("Write it out").click()
+    expected = f"a wug and an owl {place} dancing {scene}, zoom in"
+    assert fake_desk.prompt.input_value() == expected and page.locator(".seed").input_value() == seed
+    fake_desk.settle(expected)
+    added.wait_for(state="hidden")
+
+
 def test_known_words_swap_into_the_shot(fake_desk):
     page = fake_desk.page
     page.get_by_text("What this model knows").click()

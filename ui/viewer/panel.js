@@ -69,6 +69,7 @@ export class Panel {
     this.$(".world").hidden = !hello.world;
     if (hello.world) this._fillWorld(hello.world);
     this.$(".words").replaceChildren();
+    this.$(".settled").replaceChildren();
     if (before) return this.set({ ...before, ...this._ownDefaults(hello) });
     if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
     return "";
@@ -117,6 +118,7 @@ export class Panel {
     clearTimeout(this._pause);
     const calm = !report.unknown.length && !report.corrected.length && !report.truncated;
     this._pause = setTimeout(() => isCurrent() && this._fillWords(report), calm ? 0 : WORDS_PAUSE_MS);
+    this._fillSettled(report);
   }
 
   get _locked() {
@@ -131,6 +133,12 @@ export class Panel {
   _type(text) {
     this.$(".prompt").value = text;
     this._typed();
+  }
+
+  /** The same shot in other words: with the seed that it has. */
+  _write(text) {
+    this.$(".prompt").value = text;
+    this._changed();
   }
 
   /** The words changed: with the seed unlocked, that is a new seed too. */
@@ -177,6 +185,12 @@ export class Panel {
       )));
       this.$(".world-groups").append(box);
     }
+  }
+
+  /** What the seed adds where the prompt leaves it open, and a way to keep that. Said at once, and not aloud: it comes and goes with the words. */
+  _fillSettled({ settled, read_as: whole }) {
+    const keep = chip("Write it out", () => this._write(whole), { title: whole });
+    this.$(".settled").replaceChildren(...settled.length ? [`The seed adds “${settled.join("”, “")}” `, keep] : []);
   }
 
   _fillWords({ unknown, corrected, suggestions, truncated, notes, foreign }) {
