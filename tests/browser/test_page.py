@@ -362,6 +362,9 @@ def test_what_the_seed_adds_is_said_and_can_be_kept(fake_desk):
     assert fake_desk.prompt.input_value() == expected and page.locator(".seed").input_value() == seed
     fake_desk.settle(expected)
     added.wait_for(state="hidden")
+    page.get_by_text("was not taught “wug”").wait_for()
+    fake_desk.prompt.fill(" ")                                     # nothing is left to say something about
+    page.get_by_text("was not taught “wug”").wait_for(state="hidden")
 
 
 def test_known_words_swap_into_the_shot(fake_desk):

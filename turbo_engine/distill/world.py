@@ -78,7 +78,7 @@ class World:
 
     @cached_property
     def _indices(self) -> dict[str, dict[str, int]]:
-        kinds = ("subjects", "scenes", "motions", "cameras", "places")
+        kinds = ("subjects", "scenes", "motions", "cameras")
         return {kind: {item.name: i for i, item in enumerate(getattr(self, kind))} for kind in kinds}
 
     @cached_property
@@ -109,9 +109,6 @@ class World:
 
     def camera(self, name: str) -> int:
         return self._indices["cameras"][name]
-
-    def place(self, name: str) -> int:
-        return self._indices["places"][name]
 
     def crosses(self, spec: ClipSpec) -> bool:
         """Whether the subject goes through the whole frame, so that it has no place."""

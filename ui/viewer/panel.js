@@ -68,8 +68,7 @@ export class Panel {
     this.$(".examples").replaceChildren(...hello.examples.map((example) => chip(example, () => this._type(example))));
     this.$(".world").hidden = !hello.world;
     if (hello.world) this._fillWorld(hello.world);
-    this.$(".words").replaceChildren();
-    this.$(".settled").replaceChildren();
+    this._forgetWords();
     if (before) return this.set({ ...before, ...this._ownDefaults(hello) });
     if (matchMedia("(hover: hover)").matches) this.$(".prompt").focus({ preventScroll: true });
     return "";
@@ -121,6 +120,11 @@ export class Panel {
     this._fillSettled(report);
   }
 
+  _forgetWords() {
+    clearTimeout(this._pause);
+    for (const box of [".words", ".settled"]) this.$(box).replaceChildren();
+  }
+
   get _locked() {
     return this.$(".lock").getAttribute("aria-pressed") === "true";
   }
@@ -154,6 +158,7 @@ export class Panel {
 
   _changed() {
     this.touched = true;
+    if (!this.$(".prompt").value.trim()) this._forgetWords();
     this._onEdit();
   }
 
