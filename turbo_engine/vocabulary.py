@@ -81,9 +81,7 @@ class Vocabulary:
         """Unknown words in order of appearance, and what the seed adds. Any text is fine here, an empty one too."""
         tokens = self.count_tokens(prompt)
         truncated = tokens > self.text_len
-        report = self._report(prompt) if self.world else PromptReport((), (), False, ())
-        read_as, settled = self._completed(prompt, seed)
-        report = replace(report, settled=settled, read_as=read_as if settled else "")
+        report = self._report(prompt, seed) if self.world else PromptReport((), (), False, ())
         if not truncated:
             return report
         note = f"Too long: the model reads {self.text_len} of this prompt's {tokens} tokens, the end is left out."
@@ -93,25 +91,25 @@ class Vocabulary:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
         article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
         not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
-        return self._completed(prompt, seed)[0]
-
-    def _completed(self, prompt: str, seed: int | None) -> tuple[str, tuple[str, ...]]:
-        """The prompt read, and the phrases that the seed put in."""
         if self.world is None or (seen := self._look(prompt)).foreign:
-            return prompt, ()
-        corrected = dict(seen.corrected)
+            return prompt
+        text = self._put_right(prompt, seen.corrected)
+        return text if seed is None else self._settled(text, seed)[0]
 
-        def put_right(match: re.Match) -> str:
-            return corrected.get(_plain(match[0]), match[0])
+    def _put_right(self, prompt: str, corrected: tuple[tuple[str, str], ...]) -> str:
+        """All of `read` but what the seed adds."""
+        known = dict(corrected)
+
+        def meant(match: re.Match) -> str:
+            return known.get(_plain(match[0]), match[0])
 
         def one(match: re.Match) -> str:
             single = self._singular(word := _plain(match[0]))
             return match[0] if single == word else single
 
-        parts = self._clause.split(_WORD.sub(put_right, unicodedata.normalize("NFC", prompt)))
+        parts = self._clause.split(_WORD.sub(meant, unicodedata.normalize("NFC", prompt)))
         parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
-        text = self._mention.sub(self._with_article, "".join(parts))
-        return (text, ()) if seed is None else self._settled(text, seed)
+        return self._mention.sub(self._with_article, "".join(parts))
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
@@ -135,19 +133,18 @@ class Vocabulary:
     def _place(self, text: str, seed: int) -> tuple[int, str]:
         """Where to put what: "a penguin on the left jumping"; what just runs, runs to the left or the right. "" where nothing is open.
         Of a place left out the network makes two at once."""
-        subjects = _joined((m.span() for m in self._mention.finditer(text) if m["subject"]), text)
+        mentions = [*self._mention.finditer(text)]
+        subjects = _joined((m.span() for m in mentions if m["subject"]), text)
         if not subjects or _SIDES.search(self._mention.sub(lambda m: "" if m["camera"] else m[0], text)):
             return 0, ""
         turn = seed // len(self.world.scenes)                                      # another for the same scene
-        if end := self._end_of_travel(text):
+        if not any(m["motion"] for m in mentions) and (end := self._end_of_travel(text)):
             return end, f"to the {CROSSINGS[turn % len(CROSSINGS)]}"
         places = [place for place in self.world.places if place.x or len(subjects) == 1]        # two stand side by side
         return subjects[0][1], places[turn % len(places)].phrases[0]
 
     def _end_of_travel(self, text: str) -> int:
-        """Where the verb of what "runs in a park" ends; 0 where there is none, a motion is named, or it only describes ("a running dog")."""
-        if any(m["motion"] for m in self._mention.finditer(text)):
-            return 0
+        """Where the verb of what "runs in a park" ends; 0 where there is none, or it only describes ("a running dog")."""
         rest = self._mention.sub(lambda m: ("\0" if m["subject"] else "\1") * len(m[0]), text)
         return next((m.end() for m in re.finditer(r"\w+(?! *\0)\b", rest) if _deed(m[0].lower()) & self._travels), 0)
 
@@ -173,7 +170,7 @@ class Vocabulary:
         corrected = tuple((word, known) for word in unknown if (known := self._meant(word)))
         return _Seen(tuple(word for word in unknown if word not in dict(corrected)), corrected, subjects, followers, foreign=False)
 
-    def _report(self, prompt: str) -> PromptReport:
+    def _report(self, prompt: str, seed: int | None) -> PromptReport:
         unknown, corrected, subjects, followers, foreign = self._look(prompt)
         if foreign:
             near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
@@ -184,7 +181,8 @@ class Vocabulary:
         notes += [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
         if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
             notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
-        return PromptReport(unknown, near, False, tuple(notes), corrected=corrected)
+        read_as, settled = ("", ()) if seed is None else self._settled(self._put_right(prompt, corrected), seed)
+        return PromptReport(unknown, near, False, tuple(notes), corrected=corrected, settled=settled, read_as=read_as if settled else "")
 
     def _is_unknown(self, word: str) -> bool:
         if not word.isascii():

@@ -110,7 +110,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         x = x - 0.125 * companion_side(world, spec) / float(camera.zoom.max()) ** 2
     lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, None
 
-    if motion in ("right", "left"):
+    if world.crosses(spec):
         side = 1.0 if motion == "right" else -1.0
         x, lift, angle = _travel(subject, scene, side, t, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
