@@ -239,6 +239,14 @@ def test_a_flip_turns_over_once_in_the_air():
     assert np.ptp(flip.width) == 0 and not flip.angle.any()
 
 
+@pytest.mark.parametrize("motion, side", [("spin", "width"), ("flip", "height")])
+def test_what_turns_is_no_card(motion, side):
+    from turbo_engine.distill.motion import DEPTH, camera_path, subject_pose
+
+    seen = abs(getattr(subject_pose(WORLD, spec_of("dog", motion=motion), camera_path("still", 33)), side))
+    assert DEPTH <= seen.min() < 1.1 * DEPTH and seen.max() <= 1
+
+
 def test_a_jump_leaves_a_shadow_on_the_ground(compositor):
     """The sketch's shadow was gone at the top of a jump."""
     from turbo_engine.distill.clips import Compositor

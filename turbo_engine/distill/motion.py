@@ -30,6 +30,7 @@ TILT_REACH = 2 * CELL
 HOVER = CELL          # of what swims or drifts, above the ground
 CROSSING = 4 * CELL   # either side: a cell in four frames
 SWING = 2 * math.pi * 2  # radians a clip: twice in 33 frames
+DEPTH = 0.4           # of a subject, of its width
 SIZE = 1.0            # height of a subject's square cell, screen units: half the frame
 COMPANION_SHARE = 0.58  # of the subject's size
 COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
@@ -115,14 +116,14 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         x, lift, angle = _travel(subject, scene, side, t, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
-        lift = _jump(t, min(0.42, room), 0.17, 0.60)
+        lift = _jump(t, min(0.36, room), 0.12, 0.76)
     elif motion == "flip":
         lift = _jump(t, min(0.36, room), 0.04, 0.92)
         tall, hinge = _turned(np.clip((t - 0.04) / 0.92, 0, 1)), "middle"
     elif motion == "bounce":
         phase = (2 * t) % 1.0
         fall = 4 * phase * (1 - phase)                   # halfway between a thrown ball's and a spring's: no sharp turn below
-        lift = 0.5 * (fall + np.sin(math.pi * phase) ** 2) * min(0.28, room)
+        lift = 0.5 * (fall + np.sin(math.pi * phase) ** 2) * min(0.25, room)
     elif motion == "spin":
         wide = _turned(t)
     elif motion == "float":
@@ -134,7 +135,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         tall = np.minimum(tall, 1 + room / SIZE)
         wide = tall
     elif motion == "sway":
-        angle, hinge = 0.18 * np.sin(SWING * t), "feet"
+        angle, hinge = 0.12 * np.sin(SWING * t), "feet"
     elif motion == "drop":
         lift = _drop(t, max(0.44, float(rises[0])))
     elif motion == "still":
@@ -156,7 +157,9 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
 
 
 def companion_side(world: World, spec: ClipSpec) -> int:
-    """-1 left, 1 right: where the subject leaves more room."""
+    """-1 left, 1 right: where the subject leaves more room, or comes from."""
+    if world.crosses(spec):
+        return -1 if world.motions[spec.motion].name == "right" else 1
     x = world.places[spec.place].x
     return spec.companion_side if x == 0 else (-1 if x > 0 else 1)
 
@@ -219,9 +222,10 @@ def _jump(t, height, rise, airtime):
 
 
 def _turned(share):
-    """A flat thing turned once about an axis in its plane: how wide it looks, negative from behind, never thinner than 0.07."""
+    """A toy turned once about an axis through its middle: how wide it looks, negative from behind. Seen edge on it is as wide as it is deep: a
+    card's thin edge comes and goes within a latent frame, and is smeared."""
     turn = np.cos(2 * math.pi * share)
-    return np.where(turn < 0, -1.0, 1.0) * np.maximum(np.abs(turn), 0.07)
+    return np.where(turn < 0, -1.0, 1.0) * np.hypot(turn, DEPTH * np.sqrt(1 - turn ** 2))
 
 
 def _drop(t, height):
