@@ -49,6 +49,8 @@ def test_sampling_respects_the_held_out_triples_and_the_scene():
     assert all(map(is_held_out, sample_specs(WORLD, 100, rng, held_out=True)))
     assert {spec.scene for spec in sample_specs(WORLD, 50, rng, scene=3)} == {3}
     assert sample_specs(WORLD, 20, random.Random(5)) == sample_specs(WORLD, 20, random.Random(5))
+    flips = [WORLD.motions[spec.motion].name == "flip" for spec in sample_specs(WORLD, 1000, rng, motion_weights={"flip": 12})]
+    assert 440 < sum(flips) < 560          # twelve of 24 draws
 
 
 # -- captions --------------------------------------------------------------------------------------------------------------

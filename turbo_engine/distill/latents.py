@@ -18,6 +18,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
+TAUGHT_MOTIONS = {"flip": 2, "spin": 2, "sway": 2}  # how often drawn: what changes its shape is learned last
 LEAST_WEIGHT = 0.2        # of a latent channel, however little of it is seen
 REFRESH_EVERY = 10        # training steps; a refresh costs as much as one step. Fresh clips score as kept ones do: docs/log.md
 
@@ -47,7 +48,8 @@ class LatentRing:
     def refresh(self) -> None:
         """Render, encode and caption `fresh` new clips of one scene."""
         fresh = self.turns.fresh
-        specs = sample_specs(self.world, fresh, self.rng, scene=self.rng.randrange(len(self.world.scenes)))
+        scene = self.rng.randrange(len(self.world.scenes))
+        specs = sample_specs(self.world, fresh, self.rng, scene=scene, motion_weights=TAUGHT_MOTIONS)
         frames, mask = self.compositor.render(specs, size=self.size)
         with self.run.autocast():
             latent = self.vae.encode(frames)

@@ -30,7 +30,7 @@ TILT_REACH = 2 * CELL
 HOVER = CELL          # of what swims or drifts, above the ground
 CROSSING = 4 * CELL   # either side: a cell in four frames
 SWING = 2 * math.pi * 2  # radians a clip: twice in 33 frames
-DEPTH = 0.4           # of a subject, of its width
+DEPTH = 0.28          # of a subject, of its width
 SIZE = 1.0            # height of a subject's square cell, screen units: half the frame
 COMPANION_SHARE = 0.58  # of the subject's size
 COMPANION_STEP = 0.09   # its feet are this far behind the subject's, screen units
@@ -119,7 +119,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         lift = _jump(t, min(0.36, room), 0.12, 0.76)
     elif motion == "flip":
         lift = _jump(t, min(0.36, room), 0.04, 0.92)
-        tall, hinge = _turned(np.clip((t - 0.04) / 0.92, 0, 1)), "middle"
+        tall, hinge = _turned(t), "middle"
     elif motion == "bounce":
         phase = (2 * t) % 1.0
         fall = 4 * phase * (1 - phase)                   # halfway between a thrown ball's and a spring's: no sharp turn below
@@ -221,10 +221,10 @@ def _jump(t, height, rise, airtime):
     return 4 * phase * (1 - phase) * height
 
 
-def _turned(share):
+def _turned(t):
     """A toy turned once about an axis through its middle: how wide it looks, negative from behind. Seen edge on it is as wide as it is deep: a
-    card's thin edge comes and goes within a latent frame, and is smeared."""
-    turn = np.cos(2 * math.pi * share)
+    card's thin edge comes and goes within a latent frame, and is smeared. It is seen from the other side from the first of a latent frame on."""
+    turn = np.cos(2 * math.pi * np.clip(t - 0.5 / 32, 0, 1))
     return np.where(turn < 0, -1.0, 1.0) * np.hypot(turn, DEPTH * np.sqrt(1 - turn ** 2))
 
 

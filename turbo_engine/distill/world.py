@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ FACES = ("left", "right", "none")
 _NO_SIDE = ("rolls", "drifts", "plant", "object")   # art of these classes looks nowhere
 HELD_OUT_PERCENT = 5
 COMPANION_SHARE = 0.10
+MOTION_WEIGHTS = {"still": 2}      # how often one is drawn, where not once
 CROSSINGS = ("left", "right")    # motions through the whole frame, which take place nowhere
 
 
@@ -175,20 +177,22 @@ def is_held_out(spec: ClipSpec) -> bool:
 
 
 def sample_specs(
-    world: World, count: int, rng: random.Random, *, held_out: bool = False, scene: int | None = None
+    world: World, count: int, rng: random.Random, *, held_out: bool = False, scene: int | None = None,
+    motion_weights: Mapping[str, float] = MOTION_WEIGHTS
 ) -> list[ClipSpec]:
-    """Draw clips: subject and scene uniform; motion uniform but still twice as often; the camera still in 3 of 9; a companion in 10 %.
+    """Draw clips: subject and scene uniform; motion by its weight; the camera still in 3 of 9; a companion in 10 %.
 
     Args:
         held_out: draw only held-out triples instead of none of them.
         scene: draw this scene only.
+        motion_weights: how often motions are drawn, by name; once where it has none.
     """
     specs = []
     camera_weights = [3 if camera.name == "still" else 1 for camera in world.cameras]
-    motion_weights = [2 if motion.name == "still" else 1 for motion in world.motions]
+    weights = [motion_weights.get(motion.name, 1) for motion in world.motions]
     while len(specs) < count:
         subject = rng.randrange(len(world.subjects))
-        motion = rng.choices(range(len(world.motions)), motion_weights)[0]
+        motion = rng.choices(range(len(world.motions)), weights)[0]
         companion = None
         if rng.random() < COMPANION_SHARE:
             companion = (subject + rng.randrange(1, len(world.subjects))) % len(world.subjects)
