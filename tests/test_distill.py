@@ -1,5 +1,6 @@
 """Training code on a CPU: losses fall on a fixed tiny batch, derivatives are right, stages write weights that load."""
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
+from turbo_engine.distill.nearness import mean_rows, nearness, settled
 from turbo_engine.distill.pocket import pocket_preset
+from turbo_engine.distill.prompts import counted_prompts
 from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
 from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
@@ -27,6 +30,7 @@ from turbo_engine.models.vae import VAE
 from turbo_engine.presets import SparseSettings
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import rcm_times
+from turbo_engine.vocabulary import Vocabulary
 
 TINY = DiTConfig(dim=32, num_heads=2, num_layers=2, ffn_dim=64, in_channels=4, out_channels=4, prediction="velocity", patch_size=(1, 2, 2),
                  text_dim=8, text_len=5, freq_dim=32, time_max_freq=1.0, rope_theta=100.0, eps=1e-6)
@@ -295,6 +299,47 @@ def test_flicker_looks_where_little_moves():
     blinking[:, :, ::2, :4, :4] = 1
     assert flicker(still) == flicker(blinking) == 0
     assert flicker(still + 0.1 * torch.randn(still.shape, generator=torch.Generator().manual_seed(0))) == pytest.approx(0.1, abs=0.03)
+
+
+def test_nearness_tells_the_subject_from_its_rim_and_its_ghost():
+    """A square a little off inside; a ghost of it beside; a blurred rim; each is found where it is and nowhere else."""
+    mask = torch.zeros(1, 1, 2, 96, 96)
+    mask[..., 32:64, 32:64] = 1
+    rendered = 0.25 + 0.5 * mask.expand(1, 3, 2, 96, 96)
+
+    def near(frames):
+        row, = nearness(frames, rendered, mask)
+        return row
+
+    assert near(rendered) == pytest.approx(dict(rim_sharpness=1, inside=100, rim=100, beside=100, elsewhere=100))
+    core, ghost, far = rendered.clone(), rendered.clone(), rendered.clone()
+    core[..., 44:52, 44:52] += 0.1
+    ghost[..., 40:56, 70:76] += 0.1
+    far[..., :8, :8] += 0.1
+    for changed, where in ((core, "inside"), (ghost, "beside"), (far, "elsewhere")):
+        row = near(changed)
+        assert row.pop(where) < 40 and sorted(row.values()) == pytest.approx([1, 100, 100, 100])
+    soft = near(torch.nn.functional.avg_pool3d(rendered, (1, 5, 5), 1, (0, 2, 2), count_include_pad=False))
+    assert soft["rim"] < 30 and soft["inside"] == 100 and 0.1 < soft["rim_sharpness"] < 0.3
+
+
+def test_a_clip_without_its_subject_is_judged_by_its_scene():
+    row, = nearness(torch.full((1, 3, 1, 64, 64), 0.6), torch.full((1, 3, 1, 64, 64), 0.5), torch.zeros(1, 1, 1, 64, 64))
+    assert set(row) == {"elsewhere", "rim_sharpness"} and row["elsewhere"] == pytest.approx(20)
+    assert mean_rows([row, {"elsewhere": 30.0, "rim": 10.0}]) == pytest.approx({"rim_sharpness": row["rim_sharpness"], "elsewhere": 25, "rim": 10})
+
+
+def test_the_rendered_clip_is_the_one_the_read_prompt_means():
+    world = load_world()
+    vocabulary = Vocabulary(world, text_len=32, count_tokens=lambda text: 1)
+    specs, prompts = counted_prompts(world, 30, 10)
+    places = set()
+    for seed, (spec, prompt) in enumerate(zip(specs, prompts)):
+        meant = settled(world, spec, read := vocabulary.read(prompt, seed))
+        assert replace(meant, place=spec.place) == spec
+        places.add(meant.place)
+        assert world.crosses(meant) or any(phrase in read for phrase in world.places[meant.place].phrases)
+    assert places == {0, 1, 2}
 
 
 def test_variety_is_the_variance_over_seeds():

@@ -2,7 +2,7 @@
 
 Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
 sharpness, flicker, variety over seeds, prompts in other words, larger clips than it was trained for, the distance of turbo from full for one seed by
-sampler, the autoencoder's PSNR, and contact sheets of the showcase prompts.
+sampler, how near clips come to the rendered ones they describe, the autoencoder's PSNR, and contact sheets of the showcase prompts.
 Runs on a CPU too, given patience (--prompts 8), or a part of it (--only worded).
 """
 import json
@@ -17,6 +17,7 @@ from torch import Tensor
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.nearness import mean_rows, nearness, rendered_clips
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
@@ -36,7 +37,7 @@ BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 SHEET_SEED = 7
-PARTS = ("sheets", "turbo_to_full", "accuracy", "worded", "larger", "variety", "vae")
+PARTS = ("sheets", "turbo_to_full", "accuracy", "worded", "larger", "variety", "rendered", "vae")
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
@@ -52,7 +53,8 @@ class Studio:
         self.vae = self._place(load_vae(VAE(self.preset.vae), folder)).to(memory_format=torch.channels_last)
         options = dict(text_len=self.preset.text.text_len, device=run.device, dtype=torch.float32)
         self.encoder = MiniLM.opened(text_encoder, **options)
-        self.vocabulary = Vocabulary(load_world(), text_len=self.preset.text.text_len, count_tokens=self.encoder.num_tokens)
+        self.world = load_world()
+        self.vocabulary = Vocabulary(self.world, text_len=self.preset.text.text_len, count_tokens=self.encoder.num_tokens)
 
     def _place(self, model: torch.nn.Module) -> torch.nn.Module:
         return model.to(self.run.device, torch.bfloat16 if self.run.cuda else torch.float32).eval().requires_grad_(False)
@@ -138,7 +140,7 @@ def variety(make, prompts: list[str]) -> float:
 def worded(studio: Studio, probe, specs: list[ClipSpec], labels: Tensor) -> dict:
     """The student's 4 steps from the same clips said otherwise, by the probe."""
     found = {}
-    for kind, (which, prompts) in other_words(load_world(), specs).items():
+    for kind, (which, prompts) in other_words(studio.world, specs).items():
         views = [view(studio.frames(studio.student(*batch, 4, studio.preset.turbo.sampler))) for batch in batches(prompts, BATCH)]
         right = accuracy(probe, torch.cat(views), labels[which])
         if kind == "three words":                             # the scene is the seed's choice
@@ -178,6 +180,20 @@ def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
     return {name: {key: round(float(of(s)), 4) for key, of in summaries.items()} for name, s in scores.items()}
 
 
+def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: list[ClipSpec], prompts: list[str]) -> dict:
+    """`nearness` of the makers' clips, and of what the autoencoder alone leaves of them, which no maker can pass."""
+    found: dict[str, list] = {name: [] for name in ("autoencoder", *makers)}
+    for part, (said, seeds) in zip(range(0, len(prompts), BATCH), batches(prompts, BATCH, 1_000)):
+        read = [studio.vocabulary.read(*each) for each in zip(said, seeds, strict=True)]
+        rendered, mask = rendered_clips(compositor, studio.world, specs[part:part + BATCH], read)
+        with torch.inference_mode(), studio.run.autocast():
+            latents = {"autoencoder": torch.cat([studio.vae.encode(few) for few in rendered.split(5)])}
+        latents |= {name: make(said, seeds) for name, make in makers.items()}
+        for name, latent in latents.items():
+            found[name] += nearness(studio.frames(latent).float(), rendered, mask)
+    return {name: mean_rows(rows) for name, rows in found.items()}
+
+
 def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
     """Contact sheets of the showcase prompts, one seed: turbo beside full with their SSIM, the student in 1 step,
     the teacher in 4."""
@@ -203,8 +219,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
     args = parser.parse_args()
-    run, world, start = open_run("report", args), load_world(), time.monotonic()
+    run, start = open_run("report", args), time.monotonic()
     studio = Studio(args.weights, run, args.text_encoder)
+    world = studio.world
     if "sheets" in args.only:
         sheets(studio, args.out, SHOWCASE[:args.prompts])
     held_out = args.prompts // 3
@@ -235,6 +252,9 @@ def main() -> None:
             report["larger"] = larger(studio, probe, prompts[few], labels[few])
         if "variety" in args.only:
             report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
+    if "rendered" in args.only:
+        told = {name: makers[name] for name in ("teacher-50", f"student-4 {sampler}", f"student-1 {sampler}")}
+        report["rendered"] = to_rendered(studio, compositor, told, specs[:FEWER_PROMPTS], prompts[:FEWER_PROMPTS])
     if run.cuda and "vae" in args.only:
         studio.vae.float()
         report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
