@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from turbo_engine.distill.captions import parse_caption
-from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.vae import psnr
 from turbo_engine.distill.world import ClipSpec, World
 
@@ -58,8 +57,3 @@ def mean_rows(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each number's mean over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: round(sum(values) / len(values), 3) for name in names if (values := [row[name] for row in rows if name in row])}
-
-
-def rendered_clips(compositor: Compositor, world: World, specs: Sequence[ClipSpec], read: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The clips that prompts mean, and their masks, as `Compositor.render`."""
-    return compositor.render([settled(world, *each) for each in zip(specs, read, strict=True)])

@@ -17,7 +17,7 @@ from torch import Tensor
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.nearness import mean_rows, nearness, rendered_clips
+from turbo_engine.distill.nearness import mean_rows, nearness, settled
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
@@ -184,8 +184,8 @@ def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: lis
     """`nearness` of the makers' clips, and of what the autoencoder alone leaves of them, which no maker can pass."""
     found: dict[str, list] = {name: [] for name in ("autoencoder", *makers)}
     for part, (said, seeds) in zip(range(0, len(prompts), BATCH), batches(prompts, BATCH, 1_000)):
-        read = [studio.vocabulary.read(*each) for each in zip(said, seeds, strict=True)]
-        rendered, mask = rendered_clips(compositor, studio.world, specs[part:part + BATCH], read)
+        meant = [settled(studio.world, spec, studio.vocabulary.read(*each)) for spec, *each in zip(specs[part:part + BATCH], said, seeds, strict=True)]
+        rendered, mask = compositor.render(meant)
         with torch.inference_mode(), studio.run.autocast():
             latents = {"autoencoder": torch.cat([studio.vae.encode(few) for few in rendered.split(5)])}
         latents |= {name: make(said, seeds) for name, make in makers.items()}
