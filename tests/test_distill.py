@@ -12,7 +12,7 @@ from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import draw_times, flow_loss
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
-from turbo_engine.distill.nearness import mean_rows, nearness, settled
+from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
 from turbo_engine.distill.pocket import pocket_preset
 from turbo_engine.distill.prompts import counted_prompts
 from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
@@ -308,7 +308,7 @@ def test_nearness_tells_the_subject_from_its_rim_and_its_ghost():
     rendered = 0.25 + 0.5 * mask.expand(1, 3, 2, 96, 96)
 
     def near(frames):
-        row, = nearness(frames, rendered, mask)
+        row, = nearness(frames, rendered, regions(mask))
         return row
 
     assert near(rendered) == pytest.approx(dict(rim_sharpness=1, inside=100, rim=100, beside=100, elsewhere=100))
@@ -324,7 +324,7 @@ def test_nearness_tells_the_subject_from_its_rim_and_its_ghost():
 
 
 def test_a_clip_without_its_subject_is_judged_by_its_scene():
-    row, = nearness(torch.full((1, 3, 1, 64, 64), 0.6), torch.full((1, 3, 1, 64, 64), 0.5), torch.zeros(1, 1, 1, 64, 64))
+    row, = nearness(torch.full((1, 3, 1, 64, 64), 0.6), torch.full((1, 3, 1, 64, 64), 0.5), regions(torch.zeros(1, 1, 1, 64, 64)))
     assert set(row) == {"elsewhere", "rim_sharpness"} and row["elsewhere"] == pytest.approx(20)
     assert mean_rows([row, {"elsewhere": 30.0, "rim": 10.0}]) == pytest.approx({"rim_sharpness": row["rim_sharpness"], "elsewhere": 25, "rim": 10})
 

@@ -112,8 +112,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     lift, angle, wide, tall, mirror, hinge = rest, rest, rest + 1, rest + 1, rest + 1, None
 
     if world.crosses(spec):
-        side = 1.0 if motion == "right" else -1.0
-        x, lift, angle = _travel(subject, scene, side, t, room, camera)
+        x, lift, angle = _travel(subject, scene, _way(world, spec), t, room, camera)
         mirror = rest + (1.0 if subject.faces == "none" or subject.faces == motion else -1.0)
     elif motion == "jump":
         lift = _jump(t, min(0.36, room), 0.12, 0.76)
@@ -159,7 +158,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
 def companion_side(world: World, spec: ClipSpec) -> int:
     """-1 left, 1 right: where the subject leaves more room, or comes from."""
     if world.crosses(spec):
-        return -1 if world.motions[spec.motion].name == "right" else 1
+        return -_way(world, spec)
     x = world.places[spec.place].x
     return spec.companion_side if x == 0 else (-1 if x > 0 else 1)
 
@@ -179,6 +178,11 @@ def companion_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
     tall = _breath(t)
     mirror = -1.0 if companion.faces == ("left" if side < 0 else "right") else 1.0     # it looks at the subject
     return Pose(x, feet - lift - size * tall / 2, rest, rest + size * mirror, size * tall, lift)
+
+
+def _way(world, spec):
+    """Of what crosses the frame: 1 to the right, -1 to the left."""
+    return 1 if world.motions[spec.motion].name == "right" else -1
 
 
 def _breath(t):
@@ -224,7 +228,7 @@ def _jump(t, height, rise, airtime):
 def _turned(t):
     """A toy turned once about an axis through its middle: how wide it looks, negative from behind. Seen edge on it is as wide as it is deep: a
     card's thin edge comes and goes within a latent frame, and is smeared. It is seen from the other side from the first of a latent frame on."""
-    turn = np.cos(2 * math.pi * np.clip(t - 0.5 / 32, 0, 1))
+    turn = np.cos(2 * math.pi * np.clip(t - 0.5 / 32, 0, 1))         # half a frame of 33 late
     return np.where(turn < 0, -1.0, 1.0) * np.hypot(turn, DEPTH * np.sqrt(1 - turn ** 2))
 
 

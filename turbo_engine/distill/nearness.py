@@ -5,6 +5,7 @@ the subject itself, its outline, or a ghost of where it was.
 """
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,20 +27,19 @@ def settled(world: World, spec: ClipSpec, read: str) -> ClipSpec:
 def regions(mask: Tensor) -> dict[str, Tensor]:
     """What a clip is compared over, each [B, 1, T, H, W] in [0, 1]: the subject inside its outline, `rim` around the outline, `beside` it, where
     nothing of the subject is, and all that is `elsewhere`. mask [B, 1, T, H, W]: the subject's coverage."""
-    def grown(by: int) -> Tensor:
-        return F.max_pool3d(mask, (1, 2 * by + 1, 2 * by + 1), 1, (0, by, by))
+    def grown(area: Tensor, by: int) -> Tensor:
+        rows = F.max_pool3d(area, (1, 1, 2 * by + 1), 1, (0, 0, by))       # a square's maximum is that of its rows' maxima
+        return F.max_pool3d(rows, (1, 2 * by + 1, 1), 1, (0, by, 0))
 
-    inside = -F.max_pool3d(-mask, (1, 2 * RIM + 1, 2 * RIM + 1), 1, (0, RIM, RIM))
-    around, near = grown(RIM), grown(REACH)
+    inside, around, near = 1 - grown(1 - mask, RIM), grown(mask, RIM), grown(mask, REACH)
     return {"inside": inside, "rim": around - inside, "beside": near - around, "elsewhere": 1 - near}
 
 
-def nearness(frames: Tensor, rendered: Tensor, mask: Tensor) -> list[dict[str, float]]:
-    """Of each clip: PSNR to the rendered one by region, dB, and the gradient energy of its rim as a share of the other's.
+def nearness(frames: Tensor, rendered: Tensor, areas: dict[str, Tensor]) -> list[dict[str, float]]:
+    """Of each clip: PSNR to the rendered one by region, dB, and the energy of its horizontal gradient on the rim as a share of the other's.
 
-    frames, rendered [B, 3, T, H, W] in [0, 1]; mask [B, 1, T, H, W]. A region that a clip does not have is left out.
+    frames, rendered [B, 3, T, H, W] in [0, 1]; areas: `regions` of the rendered ones. A region that a clip does not have is left out.
     """
-    areas = regions(mask)
     rim = areas["rim"][..., 1:]
 
     def energy(clips: Tensor) -> Tensor:
@@ -56,4 +56,4 @@ def nearness(frames: Tensor, rendered: Tensor, mask: Tensor) -> list[dict[str, f
 def mean_rows(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each number's mean over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: round(sum(values) / len(values), 3) for name in names if (values := [row[name] for row in rows if name in row])}
+    return {name: round(fmean(row[name] for row in rows if name in row), 3) for name in names}

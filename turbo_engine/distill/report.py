@@ -17,7 +17,7 @@ from torch import Tensor
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.nearness import mean_rows, nearness, settled
+from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
@@ -186,11 +186,12 @@ def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: lis
     for part, (said, seeds) in zip(range(0, len(prompts), BATCH), batches(prompts, BATCH, 1_000)):
         meant = [settled(studio.world, spec, studio.vocabulary.read(*each)) for spec, *each in zip(specs[part:part + BATCH], said, seeds, strict=True)]
         rendered, mask = compositor.render(meant)
+        areas = regions(mask)
         with torch.inference_mode(), studio.run.autocast():
             latents = {"autoencoder": torch.cat([studio.vae.encode(few) for few in rendered.split(5)])}
         latents |= {name: make(said, seeds) for name, make in makers.items()}
         for name, latent in latents.items():
-            found[name] += nearness(studio.frames(latent).float(), rendered, mask)
+            found[name] += nearness(studio.frames(latent).float(), rendered, areas)
     return {name: mean_rows(rows) for name, rows in found.items()}
 
 
