@@ -9,7 +9,7 @@ import torch
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
-from turbo_engine.distill.flow import draw_times, flow_loss
+from turbo_engine.distill.flow import TOUCHED, draw_times, flow_loss
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
@@ -70,6 +70,23 @@ def test_flow_loss_falls_on_a_fixed_batch(run):
         optimizers.step(1.0)
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_rim_counts_as_the_inside(run):
+    """A velocity off by 1 at one latent pixel costs as much where a quarter of it is the subject as where all is, and less below."""
+    latent, _, text = tiny_batch()
+
+    def loss(share_there):
+        share = torch.zeros(3, 1, 3, 4, 4)
+        share[..., 0], share[..., 1] = 1, share_there
+
+        def off_there(x_t, timestep, text):
+            velocity = (x_t - latent) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+            velocity[..., 1] += 1
+            return velocity
+        return float(flow_loss(off_there, latent, share, text, run))
+
+    assert loss(TOUCHED) == pytest.approx(loss(1.0), rel=1e-3) and loss(0.0) < loss(TOUCHED / 2) < loss(TOUCHED)
 
 
 def test_a_channel_counts_for_as_much_as_the_picture_changes_with_it(run):
