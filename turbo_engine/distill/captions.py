@@ -16,7 +16,7 @@ _NO_ARTICLE = ("dice", "cattle", "sunshine", "calamari", "ice cream", "soft serv
 _FILLERS = (
     "a video of", "video of", "a clip of", "an animation of", "please show", "show me", "i want to see", "cartoon of",
 )
-PLACE_SHARE = 0.85       # of the captions of a subject that has a place say it: the app names one where a user does not
+SAID = 0.97              # of captions name the scene, and the subject's place where it has one: the app adds what a user leaves open
 _CUTE = ("cute", "little", "happy", "beautiful", "funny", "lovely", "adorable")
 STOP_WORDS = frozenset("""
 a an the of and with is are it its in on at to from near by next beside please show me i want see video clip animation cartoon
@@ -57,9 +57,9 @@ def caption(world: World, spec: ClipSpec, rng: random.Random, *, canonical: bool
     still, at_rest = world.motions[spec.motion].name == "still", world.cameras[spec.camera].name == "still"
 
     say_motion = rng.random() < (0.55 if still else 0.97)
-    say_scene = rng.random() < (0.75 if still and not say_motion else 0.92)
+    say_scene = rng.random() < SAID
     say_camera = rng.random() < (0.12 if at_rest else 0.9)
-    place = "" if world.crosses(spec) or rng.random() >= PLACE_SHARE else _often_first(world.places[spec.place].phrases, rng)
+    place = "" if world.crosses(spec) or rng.random() >= SAID else _often_first(world.places[spec.place].phrases, rng)
     placed = f"{thing} {place}" if place and (company or rng.random() < 0.7) else thing
     core = _core(placed, company, motion if say_motion else "", scene if say_scene else "", rng)
     if not (say_motion or say_scene or say_camera or company) and rng.random() < 0.5:
