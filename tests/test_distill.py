@@ -20,7 +20,7 @@ from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.vae import psnr, reconstruction_loss
+from turbo_engine.distill.vae import energy_loss, psnr, reconstruction_loss
 from turbo_engine.distill.world import load_world
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import DiTConfig, VAEConfig
@@ -150,6 +150,15 @@ def test_vae_loss_falls_on_a_fixed_batch():
         optimizer.step()
         losses.append(l1.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_soft_edge_costs_energy_and_one_a_pixel_away_next_to_none():
+    step = torch.zeros(1, 3, 2, 32, 32)
+    step[..., 18:] = 1
+    moved, soft = step.roll(-1, -1).clone(), torch.nn.functional.avg_pool3d(step, (1, 1, 5), 1, (0, 0, 2), count_include_pad=False)
+    moved[..., -1] = 1
+    assert float(energy_loss(step, step)) == 0
+    assert float(energy_loss(soft, step)) > 100 * float(energy_loss(moved, step)) and float(energy_loss(soft, step)) > 0.05
 
 
 TIMES = rcm_times(4, 80.0).tolist()
