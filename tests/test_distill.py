@@ -9,7 +9,7 @@ import torch
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
-from turbo_engine.distill.flow import TOUCHED, draw_times, flow_loss
+from turbo_engine.distill.flow import MOST_FOR_A_FRAME, SUBJECT_WEIGHT, TOUCHED, draw_times, flow_loss, subject_weight
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
@@ -87,6 +87,15 @@ def test_a_rim_counts_as_the_inside(run):
         return float(flow_loss(off_there, latent, share, text, run))
 
     assert loss(TOUCHED) == pytest.approx(loss(1.0), rel=1e-3) and loss(0.0) < loss(TOUCHED / 2) < loss(TOUCHED)
+
+
+def test_an_edge_on_frame_counts_as_a_full_one():
+    """Ten pixels of the subject in one latent frame, five in the next, one in the third, none in the last."""
+    share = torch.zeros(1, 1, 4, 4, 4)
+    for t, pixels in enumerate((10, 5, 1)):
+        share[0, 0, t].view(-1)[:pixels] = 1
+    extra = (subject_weight(share) - 1).sum((1, 3, 4))[0]
+    assert extra.tolist() == pytest.approx([10 * SUBJECT_WEIGHT, 10 * SUBJECT_WEIGHT, MOST_FOR_A_FRAME * SUBJECT_WEIGHT, 0])
 
 
 def test_a_channel_counts_for_as_much_as_the_picture_changes_with_it(run):

@@ -25,6 +25,7 @@ UNIFORM_SHARE = 0.35      # of times drawn uniformly, from UNIFORM_FROM on: a fu
 UNIFORM_FROM = 0.3
 SUBJECT_WEIGHT = 12.0
 TOUCHED = 0.25            # a latent pixel with this share of subject counts as its inside: rims err most, and their outer half is the halo
+MOST_FOR_A_FRAME = 4.0    # a latent frame's subject weighs by up to so much more where it covers less than in the clip's fullest
 CAPTION_DROPOUT = 0.1
 MUON_LR, ADAM_LR = 2e-3, 1e-3
 
@@ -36,6 +37,14 @@ def draw_times(batch: int, device: torch.device, shift: float = TIME_SHIFT) -> T
     return torch.where(uniform[0] < UNIFORM_SHARE, UNIFORM_FROM + (1 - UNIFORM_FROM) * uniform[1], shift * u / (1 + (shift - 1) * u))
 
 
+def subject_weight(share: Tensor) -> Tensor:
+    """What a latent pixel counts for, 1 where nothing of the subject is. An edge-on subject covers a third of the pixels that it does face on, and
+    errs most: its latent frame's pixels weigh by as much more. share [B, 1, T, H, W], of the subject. -> same shape."""
+    touched = (share / TOUCHED).clamp(max=1)
+    area = touched.sum((3, 4), keepdim=True)
+    return 1 + SUBJECT_WEIGHT * touched * (area.amax(2, keepdim=True) / area.clamp(min=1e-6)).clamp(max=MOST_FOR_A_FRAME)
+
+
 def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT,
               channels: Tensor | float = 1.0) -> Tensor:
     """Weighted squared error of the velocity at random times. latent [B, C, T, H, W], share [B, 1, T, H, W], channels: as `channel_weights`."""
@@ -44,7 +53,7 @@ def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run,
     at = t.view(-1, 1, 1, 1, 1)
     with run.autocast():
         velocity = model(torch.lerp(latent, noise, at), 1000 * t, text)
-    weight = 1 + SUBJECT_WEIGHT * (share / TOUCHED).clamp(max=1)
+    weight = subject_weight(share)
     return ((velocity - (noise - latent)).square() * channels * weight).mean() / weight.mean()
 
 

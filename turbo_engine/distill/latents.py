@@ -18,7 +18,7 @@ from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
-TAUGHT_MOTIONS = {"flip": 2, "spin": 2, "sway": 2}  # how often drawn: what changes its shape is learned last
+TAUGHT_MOTIONS = {"flip": 4, "spin": 4, "sway": 2}  # how often drawn: what changes its shape is learned last
 LEAST_WEIGHT = 0.2        # of a latent channel, however little of it is seen
 REFRESH_EVERY = 10        # training steps; a refresh costs as much as one step. Fresh clips score as kept ones do: docs/log.md
 
