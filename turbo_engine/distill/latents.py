@@ -13,12 +13,11 @@ from turbo_engine.distill.captions import caption
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.training import Run
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.world import World, sample_specs
+from turbo_engine.distill.world import TAUGHT_MOTIONS, World, sample_specs
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
-TAUGHT_MOTIONS = {"flip": 4, "spin": 4, "sway": 2}  # how often drawn: what changes its shape is learned last
 LEAST_WEIGHT = 0.2        # of a latent channel, however little of it is seen
 REFRESH_EVERY = 10        # training steps; a refresh costs as much as one step. Fresh clips score as kept ones do: docs/log.md
 

@@ -21,7 +21,7 @@ from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.student import chain, consistency_loss
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.world import World, load_world, sample_specs
+from turbo_engine.distill.world import TAUGHT_MOTIONS, World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
@@ -57,7 +57,7 @@ class Captions:
         self._texts = torch.empty(self._turns.capacity, text_encoder.text_len, text_encoder.dim, device=run.device)
 
     def refresh(self) -> None:
-        specs = sample_specs(self._world, self._turns.fresh, self._rng)
+        specs = sample_specs(self._world, self._turns.fresh, self._rng, motion_weights=TAUGHT_MOTIONS)
         captions = [caption(self._world, spec, self._rng) for spec in specs]
         self._texts[self._turns.take()] = self._text_encoder.encode(captions, remember=False).float()
 

@@ -25,7 +25,7 @@ from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.world import World, load_world, sample_specs
+from turbo_engine.distill.world import TAUGHT_MOTIONS, World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
@@ -107,7 +107,8 @@ class TrajectoryPool:
     @torch.no_grad()
     def refresh(self) -> None:
         """`fresh` new clips by the teacher, of captions as it was trained on."""
-        captions = [caption(self.world, spec, self.rng) for spec in sample_specs(self.world, self.turns.fresh, self.rng)]
+        specs = sample_specs(self.world, self.turns.fresh, self.rng, motion_weights=TAUGHT_MOTIONS)
+        captions = [caption(self.world, spec, self.rng) for spec in specs]
         text = self.text_encoder.encode(captions, remember=False).float()
         noise = torch.randn(self.turns.fresh, *self.noise.shape[1:], device=self.noise.device).to(self.noise.dtype)    # as stored
 

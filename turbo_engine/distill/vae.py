@@ -17,7 +17,7 @@ from torch import Tensor
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.world import World, load_world, sample_specs
+from turbo_engine.distill.world import TAUGHT_MOTIONS, World, load_world, sample_specs
 from turbo_engine.models.vae import VAE, VAEConfig
 
 MASK_WEIGHT = 3.0
@@ -43,7 +43,7 @@ class CropPool:
 
     def refresh(self) -> None:
         scene = self.rng.randrange(len(self.world.scenes))
-        specs = sample_specs(self.world, self.turns.fresh, self.rng, scene=scene)
+        specs = sample_specs(self.world, self.turns.fresh, self.rng, scene=scene, motion_weights=TAUGHT_MOTIONS)
         frames, mask = self.compositor.render(specs, size=self.size, window=WINDOW, crop=self.crop, rng=self.rng)
         where = self.turns.take()
         self.frames[where] = (frames * 255).round().to(torch.uint8)
