@@ -495,6 +495,22 @@ def test_steps_end_with_the_budget_and_save_on_the_way(tmp_path, monkeypatch):
     assert seen == [(0, 0), (1, 1 / 8), (2, 2 / 8), (3, 3 / 8), (4, 4 / 8), (5, 7 / 8)] and saved == [2, 4, 5, 6]
 
 
+def test_a_long_schedule_takes_several_runs(tmp_path, monkeypatch):
+    """The second run's progress goes on where the first one's ended; its checkpoints lie at even shares of its own seconds."""
+    seen, now = [], [0.0]
+    monkeypatch.setattr(Run, "elapsed_s", property(lambda self: now[0]))
+    for part in ((0.0, 0.75), (0.75, 1.0)):
+        run, saved, now[0] = Run("part", tmp_path, budget_s=4.0, part=part), [], 0.0
+        for _, progress in run.steps(saved.append):
+            seen.append(progress)
+            now[0] += 1.0
+        run.close()
+        assert saved == [1, 2, 3, 4]
+    assert seen == pytest.approx([0, 0.1875, 0.375, 0.5625, 0.75, 0.8125, 0.875, 0.9375])
+    with pytest.raises(ValueError, match="FROM < TO <= 1, got 0.5 0.5"):
+        Run("part", tmp_path, budget_s=4.0, part=(0.5, 0.5))
+
+
 def test_trace_profiles_a_few_steps(tmp_path):
     run = Run("trace", tmp_path, budget_s=60, trace=True)
     for step, _ in run.steps():

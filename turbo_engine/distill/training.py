@@ -24,12 +24,15 @@ CHECKPOINTS = 3              # before the one at the end
 class Run:
     """One process of a stage: rank and device, the shared clock, and the log.
 
-    `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step.
+    `progress` goes from 0 to 1 over `budget_s` seconds and is rank 0's on every rank, so that all stop at the same step. part: which shares
+    of a longer schedule these seconds are, for a run that takes several calls.
     """
 
     def __init__(self, stage: str, out: Path, budget_s: float, *, seed: int = 0, tiny: bool = False, eager: bool = False,
-                 trace: bool = False):
-        self.stage, self.out, self.budget_s, self.tiny = stage, out, budget_s, tiny
+                 trace: bool = False, part: tuple[float, float] = (0.0, 1.0)):
+        self.stage, self.out, self.budget_s, self.tiny, self.part = stage, out, budget_s, tiny, part
+        if not 0 <= part[0] < part[1] <= 1:
+            raise ValueError(f"part: expected 0 <= FROM < TO <= 1, got {part[0]:g} {part[1]:g}; all of a schedule is 0 1")
         self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.cuda = torch.cuda.is_available()
         self.compile = self.cuda and not eager
@@ -70,15 +73,15 @@ class Run:
         return float(share)
 
     def steps(self, save: Callable[[int], None] | None = None) -> Iterator[tuple[int, float]]:
-        """(steps done before this one, progress) until the budget is used up. save: given the steps done, at even shares of the budget,
-        CHECKPOINTS times, and at the end."""
+        """(steps done before this one, progress within `part`) until the budget is used up. save: given the steps done, at even shares of the
+        budget, CHECKPOINTS times, and at the end."""
         step, saved = 0, 0
         while (progress := self.progress()) < 1:
             self._trace(step)
             if save is not None and (passed := int(progress * (CHECKPOINTS + 1))) > saved:
                 saved = passed
                 save(step)
-            yield step, progress
+            yield step, self.part[0] + (self.part[1] - self.part[0]) * progress
             step += 1
         if save is not None:
             save(step)
@@ -144,6 +147,7 @@ def arguments(stage: str, budget_s: float) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m turbo_engine.distill.{stage}")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")), help="folder for weights, log and sheets")
     parser.add_argument("--seconds", type=float, default=budget_s, help="wall-clock budget of the training loop")
+    parser.add_argument("--part", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help="shares of a longer schedule that this run is")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=Path("presets/pocket"), help="folder of the weights to start from")
     parser.add_argument("--eager", action="store_true", help="do not compile: short runs are over before it pays")
@@ -153,7 +157,7 @@ def arguments(stage: str, budget_s: float) -> argparse.ArgumentParser:
 
 
 def open_run(stage: str, args: argparse.Namespace) -> Run:
-    return Run(stage, args.out, args.seconds, seed=args.seed, tiny=args.tiny, eager=args.eager, trace=args.trace)
+    return Run(stage, args.out, args.seconds, seed=args.seed, tiny=args.tiny, eager=args.eager, trace=args.trace, part=tuple(args.part))
 
 
 class EMA:
