@@ -2,6 +2,8 @@
 
     torchrun --standalone --nproc-per-node 2 -m turbo_engine.distill.flow --weights WEIGHTS --text-encoder .carry/minilm --out OUT
 
+With --resume give a --seed that no run before had: its clips are then new ones.
+
 x_t = (1 - t) x0 + t noise and the target is noise - x0 (Liu et al. 2022, arXiv:2209.03003); t is logit-normal, shifted
 towards noise (Esser et al. 2024, arXiv:2403.03206). The loss weighs the subject's latent pixels more: it is a tenth of the
 picture and most of what a prompt is about; and each latent channel by what is seen of it.
@@ -125,7 +127,7 @@ def main() -> None:
     model = load_dit(args.weights, "teacher") if args.resume else DiT(pocket_preset().dit).init_weights()
     model.to(run.device)
     run.same_everywhere(model)
-    ring = open_ring(run, args, capacity=64 if args.tiny else 40_960, fresh=4 if args.tiny else 16)
+    ring = open_ring(run, args, capacity=64 if args.tiny else 40_960, fresh=4 if args.tiny else 32)
 
     def save(averaged: DiT, step: int) -> None:
         if run.main:
