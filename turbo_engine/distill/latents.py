@@ -1,4 +1,4 @@
-"""A ring of encoded clips on the device: what teacher and student are trained on.
+"""A ring of encoded clips on the device: what the teacher is trained on.
 
 Rendering and encoding a clip costs several training steps' worth of one sample, so each clip is kept and drawn some
 30 times, with fresh noise and one of two captions, before the run ends or a newer one takes its place.

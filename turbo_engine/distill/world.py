@@ -22,7 +22,7 @@ _NO_SIDE = ("rolls", "drifts", "plant", "object")   # art of these classes looks
 HELD_OUT_PERCENT = 5
 COMPANION_SHARE = 0.10
 MOTION_WEIGHTS = {"still": 2}      # how often one is drawn, where not once
-TAUGHT_MOTIONS = {"flip": 4, "spin": 4, "sway": 2}    # and in training: what changes its shape is learned last
+TAUGHT_MOTIONS = {"flip": 4, "spin": 4, "sway": 2}    # the same, in training all but the probe: what changes its shape is learned last
 CROSSINGS = ("left", "right")    # motions through the whole frame, which take place nowhere
 
 
