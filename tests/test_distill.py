@@ -1,4 +1,5 @@
 """Training code on a CPU: losses fall on a fixed tiny batch, derivatives are right, stages write weights that load."""
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -200,6 +201,22 @@ def test_each_step_of_the_chain_has_a_gradient_of_its_own_step_alone():
     for step in distil.chain(model, noise, None, TIMES):
         gradient, = torch.autograd.grad(step.mean(), model.value)
         torch.testing.assert_close(gradient, torch.tensor(1.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_sample_that_is_not_finite_costs_a_step_and_not_the_run(run, tmp_path, bad):
+    model, (noise, _, text) = tiny_dit(), tiny_batch()
+    optimizers, timestep = Optimizers(model, muon_lr=1e-3, adam_lr=1e-3), torch.full((3,), 400.0)
+    step = GradientStep(run, lambda noise, text: (model(noise, timestep, text).square().mean(),), optimizers.parameters)
+    step(noise, text)
+    assert float(optimizers.clipped_step(run, 1.0)) > 0
+    run.log(1)
+    noise[1, 0, 0, 0, 0] = bad
+    step(noise, text)
+    assert float(optimizers.clipped_step(run, 1.0)) == 0
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    run.log(2)
+    assert [row.get("steps_not_finite") for row in map(json.loads, (tmp_path / "test.jsonl").read_text().splitlines())] == [None, 1]
 
 
 def test_consistency_loss_counts_each_clip_by_its_distance():

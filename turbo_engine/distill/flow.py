@@ -108,7 +108,7 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
         loss, = gradient_step(*ring.draw(batch, caption_dropout=CAPTION_DROPOUT))
         norm = optimizers.clipped_step(run, trapezoid(progress, decay_from=0.1))
         ema.update()
-        running = loss.clone() if running is None else running.lerp(loss, 0.02)
+        running = loss.clone() if running is None else torch.where(loss.isfinite(), running.lerp(loss, 0.02), running)
         if step % 250 == 249:
             run.log(step + 1, loss=running, grad_norm=norm, samples=(step + 1) * batch * run.world_size, clips_seen=ring.seen * run.world_size)
 

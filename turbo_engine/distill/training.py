@@ -42,6 +42,7 @@ class Run:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         self._clock_group = None
+        self._blown = torch.zeros((), device=self.device)
         self._tracing, self._profiler = trace and self.main, None
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
@@ -103,6 +104,8 @@ class Run:
         if not self.main:
             return
         row = {"stage": self.stage, "step": step, "elapsed_s": round(self.elapsed_s, 1)}
+        if blown := int(self._blown):
+            row["steps_not_finite"] = blown
         row |= {k: float(f"{float(v):.5g}") if not isinstance(v, (str, dict, list)) else v for k, v in metrics.items()}
         line = json.dumps(row)
         print(line, flush=True)
@@ -116,13 +119,16 @@ class Run:
             dist.barrier()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes, in one flat all-reduce."""
-        if self.world_size == 1:
-            return
+        """Replace each gradient by its mean over the processes, in one flat all-reduce. Where any number of it is not finite all become zero:
+        one bad sample costs a step and not the run. The log counts such steps."""
         grads = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in grads])
-        dist.all_reduce(flat)
-        flat /= self.world_size
+        if self.world_size > 1:
+            dist.all_reduce(flat)
+            flat /= self.world_size
+        finite = flat.isfinite().all()
+        self._blown += ~finite
+        flat = torch.where(finite, flat, 0.0)
         torch._foreach_copy_(grads, [piece.view_as(g) for piece, g in zip(flat.split([g.numel() for g in grads]), grads)])
 
     def same_everywhere(self, module: nn.Module) -> None:
