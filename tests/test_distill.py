@@ -11,6 +11,7 @@ from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
 from turbo_engine.distill.flow import MOST_FOR_A_FRAME, SUBJECT_WEIGHT, TOUCHED, draw_times, flow_loss, subject_weight
+from turbo_engine.distill.hardness import LEAST, MOST, Hardness
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
@@ -64,7 +65,7 @@ def test_flow_loss_falls_on_a_fixed_batch(run):
     losses = []
     for _ in range(60):
         torch.manual_seed(2)                               # the same times and noise each step
-        loss = flow_loss(model, latent, share, text, run)
+        loss, _ = flow_loss(model, latent, share, text, run)
         for parameter in optimizers.parameters:
             parameter.grad = None
         loss.backward()
@@ -85,9 +86,35 @@ def test_a_rim_counts_as_the_inside(run):
             velocity = (x_t - latent) / (timestep / 1000).view(-1, 1, 1, 1, 1)
             velocity[..., 1] += 1
             return velocity
-        return float(flow_loss(off_there, latent, share, text, run))
+        return float(flow_loss(off_there, latent, share, text, run)[0])
 
     assert loss(TOUCHED) == pytest.approx(loss(1.0), rel=1e-3) and loss(0.0) < loss(TOUCHED / 2) < loss(TOUCHED)
+
+
+def test_what_a_clip_is_missed_by_is_its_own_error_under_its_subject(run):
+    """x0 off by 0.5 under the first clip's subject, by 2 beside it; the third has none of a subject."""
+    latent, _, text = tiny_batch()
+    share, off = torch.zeros(3, 1, 3, 4, 4), torch.full((3, 1, 3, 4, 4), 2.0)
+    share[:2, ..., 0], off[0, ..., 0], off[1, ..., 0] = 1, 0.5, 0.0
+
+    def answer(x_t, timestep, text):
+        return (x_t - (latent + off)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+
+    assert flow_loss(answer, latent, share, text, run)[1].tolist() == pytest.approx([0.25, 0, 0], abs=1e-4)
+
+
+def test_hard_kinds_are_drawn_more_often():
+    hardness = Hardness(4, torch.device("cpu"))
+    assert hardness.weights() == [1, 1, 1, 1]
+    kinds = torch.tensor([0, 1, 2, 3]).repeat(500)
+    hardness.note(kinds, torch.tensor([0.1, 0.1, 0.2, float("nan")]).repeat(500))
+    hardness.note(kinds[3::4], torch.full((500,), 0.1))
+    before = hardness.weights()
+    assert before[2] == pytest.approx((0.2 / 0.125) ** 2, rel=0.1) and before[0] == before[1] == before[3] == pytest.approx(0.64, rel=0.1)
+    for _ in range(4):                                                     # the third is learned, the first forgotten
+        hardness.note(kinds, torch.tensor([2.0, 0.1, 0.1, 0.1]).repeat(500))
+        after = hardness.weights()
+    assert after[0] == MOST and after[2] < before[2] and min(after) == pytest.approx(LEAST)
 
 
 def test_an_edge_on_frame_counts_as_a_full_one():
@@ -123,8 +150,8 @@ def test_losses_weigh_channels(run):
         velocity[:, 0] += 1
         return velocity
 
-    assert float(flow_loss(off_in_the_first, latent, share, text, run)) == pytest.approx(1 / 4, rel=1e-3)
-    assert float(flow_loss(off_in_the_first, latent, share, text, run, channels=channels)) == pytest.approx(1, rel=1e-3)
+    assert float(flow_loss(off_in_the_first, latent, share, text, run)[0]) == pytest.approx(1 / 4, rel=1e-3)
+    assert float(flow_loss(off_in_the_first, latent, share, text, run, channels=channels)[0]) == pytest.approx(1, rel=1e-3)
 
 
 def test_muon_takes_the_same_steps_as_torch():

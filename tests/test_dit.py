@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from turbo_engine.models.config import DiTConfig
 from turbo_engine.models.dit import (
@@ -88,6 +89,45 @@ def test_fused_attention_is_attention(tokens, keys):
             weights = torch.exp(q[b, h].double() @ k[b, h].double().T / math.sqrt(16))
             expected[b, h] = (weights / weights.sum(1, keepdim=True) @ v[b, h].double()).float()
     torch.testing.assert_close(fused_attention(q, k, v), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_keys_less_their_mean_train_alike_and_leave_no_row_where_all_logits_are_far_below_zero(monkeypatch):
+    """exp(0 - logsumexp) of such a row overflows in the backward of one of torch's kernels, which then gives NaN."""
+    torch.manual_seed(3)
+    q, k, v = (torch.randn(2, 3, 64, 16, dtype=torch.float64) for _ in range(3))
+    q, k = q + 10, k - 10                                                                        # logits about -400
+    asked = []
+
+    def watched(q, k, v):
+        asked.append((q @ k.mT / 4).logsumexp(-1).min().item())
+        return attend(q, k, v)
+
+    attend, inputs = F.scaled_dot_product_attention, [x.clone().requires_grad_() for x in (q, k, v)]
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    target = torch.randn_like(v)
+    got = torch.autograd.grad((fused_attention(*inputs) - target).square().mean(), inputs)
+    expected = torch.autograd.grad((attend(*inputs) - target).square().mean(), inputs)
+    for one, other in zip(got, expected):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-12)
+    assert asked[0] > 0 > -88 > (q @ k.mT / 4).logsumexp(-1).max().item()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gradients_are_finite_at_pockets_length_where_all_logits_are_far_below_zero():
+    """576 tokens, heads of 64, bf16, logits about -120: against the same in float64 on the CPU."""
+    torch.manual_seed(3)
+    q, k, v, toward = (torch.randn(2, 5, 576, 64) for _ in range(4))
+    q, k = 0.1 * q, 0.1 * k
+    q[..., 0], k[..., 0] = 1.0, -120 * math.sqrt(64)
+    grads = {}
+    for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
+        inputs = [x.bfloat16().to(device, dtype).requires_grad_() for x in (q, k, v)]
+        fused_attention(*inputs).backward(toward.bfloat16().to(device, dtype))
+        grads[device] = [x.grad.double().cpu() for x in inputs]
+    for got, expected in zip(grads["cuda"], grads["cpu"]):
+        assert got.isfinite().all()
+        assert (got - expected).norm() < 0.05 * expected.norm()
 
 
 def test_kept_text_is_text(model):

@@ -51,6 +51,9 @@ def test_sampling_respects_the_held_out_triples_and_the_scene():
     assert sample_specs(WORLD, 20, random.Random(5)) == sample_specs(WORLD, 20, random.Random(5))
     flips = [WORLD.motions[spec.motion].name == "flip" for spec in sample_specs(WORLD, 1000, rng, motion_weights={"flip": 12})]
     assert 440 < sum(flips) < 560          # twelve of 24 draws
+    often = [6] + (len(WORLD.subjects) - 1) * [1]
+    firsts = [spec.subject == 0 for spec in sample_specs(WORLD, 4000, rng, subject_weights=often)]
+    assert 100 < sum(firsts) < 210         # six of 158 draws, where it was one of 153
 
 
 # -- captions --------------------------------------------------------------------------------------------------------------

@@ -48,15 +48,18 @@ def subject_weight(share: Tensor) -> Tensor:
 
 
 def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT,
-              channels: Tensor | float = 1.0) -> Tensor:
-    """Weighted squared error of the velocity at random times. latent [B, C, T, H, W], share [B, 1, T, H, W], channels: as `channel_weights`."""
+              channels: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """Weighted squared error of the velocity at random times, and that of x0 under each clip's subject, [B], 0 where there is none.
+    latent [B, C, T, H, W], share [B, 1, T, H, W], channels: as `channel_weights`."""
     noise = torch.randn_like(latent)
     t = draw_times(len(latent), latent.device, shift)
     at = t.view(-1, 1, 1, 1, 1)
     with run.autocast():
         velocity = model(torch.lerp(latent, noise, at), 1000 * t, text)
-    weight = subject_weight(share)
-    return ((velocity - (noise - latent)).square() * channels * weight).mean() / weight.mean()
+    weight, error = subject_weight(share), (velocity - (noise - latent)).square() * channels
+    under = (weight - 1).expand_as(error)
+    missed = (error.detach() * under).sum((1, 2, 3, 4)) / under.sum((1, 2, 3, 4)).clamp(min=1e-6)
+    return (error * weight).mean() / weight.mean(), missed * t.square()
 
 
 def compile_blocks(model: DiT, run: Run) -> None:
@@ -98,14 +101,16 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
     run.log(0, ring=ring.count, fill_s=run.elapsed_s)
     channels = channel_weights(ring.vae, ring.latents[:4].float(), run)
 
-    def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor]:
-        return (flow_loss(model, latent, share, text, run, channels=channels),)
+    def teacher_flow(latent: Tensor, share: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return flow_loss(model, latent, share, text, run, channels=channels)
 
     gradient_step = GradientStep(run, teacher_flow, optimizers.parameters)
     for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             ring.refresh()
-        loss, = gradient_step(*ring.draw(batch, caption_dropout=CAPTION_DROPOUT))
+        *clips, subjects = ring.draw(batch, caption_dropout=CAPTION_DROPOUT)
+        loss, missed = gradient_step(*clips)
+        ring.hardness.note(subjects, missed)
         norm = optimizers.clipped_step(run, trapezoid(progress, decay_from=0.1))
         ema.update()
         running = loss.clone() if running is None else torch.where(loss.isfinite(), running.lerp(loss, 0.02), running)
@@ -133,7 +138,8 @@ def main() -> None:
         if run.main:
             metrics = {"steps": step, "samples": step * args.batch * run.world_size, "seconds": run.elapsed_s, "resumed": args.resume}
             save_dit(averaged, args.out, "teacher", metrics)
-            run.log(step, saved="teacher", **metrics)
+            hardest = ring.hardness.means().topk(8).indices.tolist()
+            run.log(step, saved="teacher", hardest=[ring.world.subjects[i].name for i in hardest], **metrics)
 
     train(run, model, ring, batch=4 if args.tiny else args.batch, fill=8 if args.tiny else 4_096, ema_decay=0.9995, save=save)
     run.barrier()

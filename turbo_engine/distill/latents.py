@@ -1,7 +1,7 @@
 """A ring of encoded clips on the device: what the teacher is trained on.
 
 Rendering and encoding a clip costs several training steps' worth of one sample, so each clip is kept and drawn some
-30 times, with fresh noise and one of two captions, before the run ends or a newer one takes its place.
+16 times, with fresh noise and one of two captions, before the run ends or a newer one takes its place.
 """
 import random
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from turbo_engine.distill.captions import caption
 from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.hardness import Hardness
 from turbo_engine.distill.training import Run
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import TAUGHT_MOTIONS, World, sample_specs
@@ -19,7 +20,8 @@ from turbo_engine.models.vae import VAE
 
 CAPTIONS_EACH = 2
 LEAST_WEIGHT = 0.2        # of a latent channel, however little of it is seen
-REFRESH_EVERY = 8         # training steps. With 43,000 clips in a run their error fell by 10 %, that of other clips by 4 %: docs/log.md
+REWEIGH_EVERY = 64        # refreshes, from when on subjects are drawn by how hard they are
+REFRESH_EVERY = 4         # training steps. A run's own clips are learned better than others, the more so the fewer they are: docs/log.md
 
 
 class LatentRing:
@@ -31,6 +33,8 @@ class LatentRing:
         if not run.tiny:
             self.compositor.prepare(size=size)
         self.rng = random.Random(50_000 + run.seed)
+        self.hardness = Hardness(len(world.subjects), run.device)
+        self._subject_weights: list[float] | None = None
         self.turns, self.seen, self.size = Turns(capacity, fresh), 0, size
         capacity = self.turns.capacity
         side = size // vae.config.spatial_stride
@@ -38,6 +42,7 @@ class LatentRing:
         self.latents = torch.empty(capacity, vae.config.latent_channels, 9, side, side, **kind)
         self.shares = torch.empty(capacity, 1, 9, side, side, **kind)
         self.texts = torch.empty(capacity, CAPTIONS_EACH, text_encoder.text_len, text_encoder.dim, **kind)
+        self.subjects = torch.empty(capacity, device=run.device, dtype=torch.int64)
 
     @property
     def count(self) -> int:
@@ -47,8 +52,10 @@ class LatentRing:
     def refresh(self) -> None:
         """Render, encode and caption `fresh` new clips of one scene."""
         fresh = self.turns.fresh
+        if self.seen and self.seen % (REWEIGH_EVERY * fresh) == 0:
+            self._subject_weights = self.hardness.weights()
         scene = self.rng.randrange(len(self.world.scenes))
-        specs = sample_specs(self.world, fresh, self.rng, scene=scene, motion_weights=TAUGHT_MOTIONS)
+        specs = sample_specs(self.world, fresh, self.rng, scene=scene, motion_weights=TAUGHT_MOTIONS, subject_weights=self._subject_weights)
         frames, mask = self.compositor.render(specs, size=self.size)
         with self.run.autocast():
             latent = self.vae.encode(frames)
@@ -58,6 +65,7 @@ class LatentRing:
         self.latents[where] = latent.to(self.latents.dtype)
         self.shares[where] = latent_share(mask, latent.shape[-1]).to(self.shares.dtype)
         self.texts[where] = text.unflatten(0, (fresh, CAPTIONS_EACH)).to(self.texts.dtype)
+        self.subjects[where] = torch.tensor([spec.subject for spec in specs], device=self.subjects.device)
         self.seen += fresh
 
     def fill(self, count: int) -> None:
@@ -65,13 +73,13 @@ class LatentRing:
         while self.count < count:
             self.refresh()
 
-    def draw(self, batch: int, *, caption_dropout: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """latent [B, C, T, H, W] float32, share [B, 1, T, H, W] in [0, 1], text [B, S, D]; zero text where dropped."""
+    def draw(self, batch: int, *, caption_dropout: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """latent [B, C, T, H, W] float32, share [B, 1, T, H, W] in [0, 1], text [B, S, D], zero where dropped, and which subject it is, [B]."""
         device = self.latents.device
         index = torch.randint(0, self.count, (batch,), device=device)
         which = torch.randint(0, CAPTIONS_EACH, (batch,), device=device)
         keep = (torch.rand(batch, 1, 1, device=device) >= caption_dropout).float()
-        return self.latents[index].float(), self.shares[index].float(), self.texts[index, which].float() * keep
+        return self.latents[index].float(), self.shares[index].float(), self.texts[index, which].float() * keep, self.subjects[index]
 
 
 def latent_share(mask: Tensor, side: int) -> Tensor:

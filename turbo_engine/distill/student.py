@@ -151,7 +151,7 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, vae: VAE, *, 
         return losses.mean() + SCORE_WEIGHT * score, losses, steps, score
 
     def fake_flow(clip: Tensor, text: Tensor) -> tuple[Tensor]:
-        return (flow_loss(fake, clip, torch.zeros_like(clip[:, :1]), text, run, SCORE_SHIFT),)
+        return flow_loss(fake, clip, torch.zeros_like(clip[:, :1]), text, run, SCORE_SHIFT)[:1]
 
     consistency_step = GradientStep(run, consistency, optimizers.parameters)
     score_step = GradientStep(run, with_score, optimizers.parameters)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -179,7 +179,7 @@ def is_held_out(spec: ClipSpec) -> bool:
 
 def sample_specs(
     world: World, count: int, rng: random.Random, *, held_out: bool = False, scene: int | None = None,
-    motion_weights: Mapping[str, float] = MOTION_WEIGHTS
+    motion_weights: Mapping[str, float] = MOTION_WEIGHTS, subject_weights: Sequence[float] | None = None
 ) -> list[ClipSpec]:
     """Draw clips: subject and scene uniform; motion by its weight; the camera still in 3 of 9; a companion in 10 %.
 
@@ -187,12 +187,13 @@ def sample_specs(
         held_out: draw only held-out triples instead of none of them.
         scene: draw this scene only.
         motion_weights: how often motions are drawn, by name; once where it has none.
+        subject_weights: how often subjects are drawn, in the world's order; all alike by default.
     """
     specs = []
     camera_weights = [3 if camera.name == "still" else 1 for camera in world.cameras]
     weights = [motion_weights.get(motion.name, 1) for motion in world.motions]
     while len(specs) < count:
-        subject = rng.randrange(len(world.subjects))
+        subject = rng.randrange(len(world.subjects)) if subject_weights is None else rng.choices(range(len(world.subjects)), subject_weights)[0]
         motion = rng.choices(range(len(world.motions)), weights)[0]
         companion = None
         if rng.random() < COMPANION_SHARE:

@@ -29,8 +29,12 @@ CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBacken
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Dense softmax attention by torch's best kernel for the device. q, k, v [B, H, L, D] -> [B, H, L, D].
 
-    On Hopper and data-centre Blackwell that is cuDNN's (564 TFLOP/s where flash has 359: bench/results/sage-h100-quick.json).
+    On Hopper and data-centre Blackwell that is cuDNN's (564 TFLOP/s where flash has 359: bench/results/sage-h100-quick.json). Its backward
+    overflows where all of a row's logits are below -88 and L is 64 more than a multiple of 128, as pocket's is (pytorch issue 196678): keys
+    less their mean have the same softmax and no such row. The gradient of what changes nothing is zero.
     """
+    if q.requires_grad:
+        k = k - k.mean(2, keepdim=True).detach()
     if q.is_cuda and not q.requires_grad and torch.cuda.get_device_capability(q.device)[0] in (9, 10):
         with sdpa_kernel(CUDNN_FIRST, set_priority=True):
             return F.scaled_dot_product_attention(q, k, v)
