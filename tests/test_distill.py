@@ -20,7 +20,7 @@ from turbo_engine.distill.prompts import counted_prompts
 from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
 from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
-from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, trapezoid
+from turbo_engine.distill.training import EMA, Averages, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.vae import energy_loss, psnr, reconstruction_loss
 from turbo_engine.distill.world import load_world
@@ -244,6 +244,15 @@ def test_a_sample_that_is_not_finite_costs_a_step_and_not_the_run(run, tmp_path,
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     run.log(2)
     assert [row.get("steps_not_finite") for row in map(json.loads, (tmp_path / "test.jsonl").read_text().splitlines())] == [None, 1]
+
+
+def test_averages_leave_out_what_is_not_finite():
+    averages, loss = Averages(0.25), torch.tensor(4.0)
+    averages.note(loss=loss)
+    loss.fill_(8.0)                                        # as a step that is replayed overwrites its outputs
+    averages.note(loss=torch.tensor(float("nan")), score=torch.tensor(1.0))
+    averages.note(loss=torch.tensor(8.0))
+    assert averages.now == {"loss": 5.0, "score": 1.0}
 
 
 def test_consistency_loss_counts_each_clip_by_its_distance():

@@ -6,7 +6,8 @@ With --resume give a --seed that no run before had: its clips are then new ones.
 
 x_t = (1 - t) x0 + t noise and the target is noise - x0 (Liu et al. 2022, arXiv:2209.03003); t is logit-normal, shifted
 towards noise (Esser et al. 2024, arXiv:2403.03206). The loss weighs the subject's latent pixels more: it is a tenth of the
-picture and most of what a prompt is about; and each latent channel by what is seen of it.
+picture and most of what a prompt is about; and each latent channel by what is seen of it. Subjects are drawn by how much the
+network misses them.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from turbo_engine.distill.latents import REFRESH_EVERY, LatentRing, channel_weights
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, save_dit
-from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.training import EMA, Averages, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.world import load_world
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
@@ -94,7 +95,7 @@ def open_ring(run: Run, args, *, capacity: int, fresh: int) -> LatentRing:
 def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_decay: float,
           save: Callable[[DiT, int], None]) -> None:
     """Until the clock runs out; `save` gets the averaged weights and the steps done, three times and at the end."""
-    optimizers, ema, running = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), None
+    optimizers, ema, averages = Optimizers(model, muon_lr=MUON_LR, adam_lr=ADAM_LR), EMA(model, ema_decay), Averages(0.02)
     compile_blocks(model, run)
     run.start_clock()
     ring.fill(fill)
@@ -113,9 +114,9 @@ def train(run: Run, model: DiT, ring: LatentRing, *, batch: int, fill: int, ema_
         ring.hardness.note(subjects, missed)
         norm = optimizers.clipped_step(run, trapezoid(progress, decay_from=0.1))
         ema.update()
-        running = loss.clone() if running is None else torch.where(loss.isfinite(), running.lerp(loss, 0.02), running)
+        averages.note(loss=loss)
         if step % 250 == 249:
-            run.log(step + 1, loss=running, grad_norm=norm, samples=(step + 1) * batch * run.world_size, clips_seen=ring.seen * run.world_size)
+            run.log(step + 1, **averages.now, grad_norm=norm, samples=(step + 1) * batch * run.world_size, clips_seen=ring.seen * run.world_size)
 
 
 def add_model_options(parser, *, batch: int) -> None:

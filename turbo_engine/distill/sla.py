@@ -19,7 +19,7 @@ from turbo_engine.distill.flow import add_model_options, compile_blocks, open_te
 from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
 from turbo_engine.distill.student import chain, consistency_loss
-from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.training import EMA, Averages, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import TAUGHT_MOTIONS, World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
@@ -96,17 +96,17 @@ def train(run: Run, student: DiT, sparse: DiT, captions: Captions, vae: VAE, lat
         return losses[0] + DENSE_WEIGHT * losses[1], *losses
 
     gradient_step = GradientStep(run, both, optimizers.parameters)
-    averages: list[Tensor] | None = None
+    averages = Averages(0.05)
     run.start_clock()
     for step, progress in run.steps(lambda done: save(ema.module, done)):
         if step % REFRESH_EVERY == 0:
             captions.refresh()
-        _, *losses = gradient_step(torch.randn(batch, *latent_shape, device=run.device), captions.draw(batch))
+        _, sparse_loss, dense_loss = gradient_step(torch.randn(batch, *latent_shape, device=run.device), captions.draw(batch))
         norm = optimizers.clipped_step(run, trapezoid(progress))
         ema.update()
-        averages = [x.clone() for x in losses] if averages is None else [a.lerp(x, 0.05) for a, x in zip(averages, losses)]
+        averages.note(sparse=sparse_loss, dense=dense_loss)
         if step % 100 == 99:
-            run.log(step + 1, sparse=averages[0], dense=averages[1], grad_norm=norm)
+            run.log(step + 1, **averages.now, grad_norm=norm)
 
 
 def main() -> None:

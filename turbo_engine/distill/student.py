@@ -23,7 +23,7 @@ from turbo_engine.distill.captions import caption
 from turbo_engine.distill.flow import add_model_options, compile_blocks, draw_times, flow_loss, open_text_encoder, open_vae
 from turbo_engine.distill.latents import channel_weights
 from turbo_engine.distill.pocket import load_dit, pocket_preset, save_dit
-from turbo_engine.distill.training import EMA, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
+from turbo_engine.distill.training import EMA, Averages, GradientStep, Optimizers, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import TAUGHT_MOTIONS, World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
@@ -156,7 +156,7 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, vae: VAE, *, 
     consistency_step = GradientStep(run, consistency, optimizers.parameters)
     score_step = GradientStep(run, with_score, optimizers.parameters)
     fake_step = GradientStep(run, fake_flow, fake_optimizers.parameters)
-    averages: dict[str, Tensor] = {}
+    averages = Averages(0.05)
     run.start_clock()
     while pool.count < min(2 * batch, len(pool.noise)):
         pool.refresh()
@@ -178,10 +178,9 @@ def train(run: Run, student: DiT, fake: DiT, pool: TrajectoryPool, vae: VAE, *, 
         if progress >= FAKE_FROM:
             now["fake_loss"], = fake_step(steps[int(torch.randint(0, len(steps), ()))], text)
             fake_optimizers.clipped_step(run, factor)
-        for name, metric in now.items():
-            averages[name] = averages[name].lerp(metric, 0.05) if name in averages else metric.clone()
+        averages.note(**now)
         if step % 100 == 99:
-            run.log(step + 1, samples=(step + 1) * batch * run.world_size, **averages)
+            run.log(step + 1, samples=(step + 1) * batch * run.world_size, **averages.now)
 
 
 def main() -> None:

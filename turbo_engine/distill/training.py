@@ -42,7 +42,7 @@ class Run:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         self._clock_group = None
-        self._blown = torch.zeros((), device=self.device)
+        self._steps_not_finite = torch.zeros((), device=self.device)
         self._tracing, self._profiler = trace and self.main, None
         if self.world_size > 1:
             dist.init_process_group("nccl" if self.cuda else "gloo")
@@ -104,8 +104,8 @@ class Run:
         if not self.main:
             return
         row = {"stage": self.stage, "step": step, "elapsed_s": round(self.elapsed_s, 1)}
-        if blown := int(self._blown):
-            row["steps_not_finite"] = blown
+        if steps := int(self._steps_not_finite):
+            row["steps_not_finite"] = steps
         row |= {k: float(f"{float(v):.5g}") if not isinstance(v, (str, dict, list)) else v for k, v in metrics.items()}
         line = json.dumps(row)
         print(line, flush=True)
@@ -127,7 +127,7 @@ class Run:
             dist.all_reduce(flat)
             flat /= self.world_size
         finite = flat.isfinite().all()
-        self._blown += ~finite
+        self._steps_not_finite += ~finite
         flat = torch.where(finite, flat, 0.0)
         torch._foreach_copy_(grads, [piece.view_as(g) for piece, g in zip(flat.split([g.numel() for g in grads]), grads)])
 
@@ -182,6 +182,19 @@ class EMA:
         self._steps += 1
         averaged, live = self._pairs
         torch._foreach_lerp_(averaged, [p.detach() for p in live], 1 - min(self.decay, (1 + self._steps) / (10 + self._steps)))
+
+
+class Averages:
+    """Running means of steps' metrics by name, for the log; after the first, a value that is not finite is left out."""
+
+    def __init__(self, share: float):
+        self.share, self.now = share, {}
+
+    def note(self, **metrics: Tensor) -> None:
+        """metrics: scalars, on any device. They may be overwritten afterwards."""
+        for name, metric in metrics.items():
+            before = self.now.get(name)
+            self.now[name] = metric.clone() if before is None else torch.where(metric.isfinite(), before.lerp(metric, self.share), before)
 
 
 class GradientStep:
