@@ -14,7 +14,7 @@ from turbo_engine.distill.flow import MOST_FOR_A_FRAME, SUBJECT_WEIGHT, TOUCHED,
 from turbo_engine.distill.hardness import LEAST, MOST, Hardness
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
 from turbo_engine.distill.muon import Muon
-from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
+from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
 from turbo_engine.distill.pocket import pocket_preset
 from turbo_engine.distill.prompts import counted_prompts
 from turbo_engine.distill.probe import NUM_FRAMES, SIDE, Probe, feature_distance
@@ -415,6 +415,16 @@ def test_a_clip_without_its_subject_is_judged_by_its_scene():
     row, = nearness(torch.full((1, 3, 1, 64, 64), 0.6), torch.full((1, 3, 1, 64, 64), 0.5), regions(torch.zeros(1, 1, 1, 64, 64)))
     assert set(row) == {"elsewhere", "rim_sharpness"} and row["elsewhere"] == pytest.approx(20)
     assert mean_rows([row, {"elsewhere": 30.0, "rim": 10.0}]) == pytest.approx({"rim_sharpness": row["rim_sharpness"], "elsewhere": 25, "rim": 10})
+
+
+def test_rows_by_kind_are_means_of_their_own_with_the_farthest_first():
+    rows = [{"inside": 30.0, "rim": 20.0}, {"inside": 25.0}, {"inside": 20.0, "rim": 10.0}, {"rim": 5.0}]
+    found = rows_by(["still", "flip", "still", "jump"], rows)
+    assert list(found.items()) == [("still", {"clips": 2, "inside": 25.0, "rim": 15.0}), ("flip", {"clips": 1, "inside": 25.0}),
+                                   ("jump", {"clips": 1, "rim": 5.0})]
+    assert list(rows_by(["a", "b"], rows[1:3])) == ["b", "a"]
+    with pytest.raises(ValueError):
+        rows_by(["flip"], rows)
 
 
 def test_the_rendered_clip_is_the_one_the_read_prompt_means():

@@ -57,3 +57,9 @@ def mean_rows(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each number's mean over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: round(fmean(row[name] for row in rows if name in row), 3) for name in names}
+
+
+def rows_by(kinds: Sequence[str], rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """`mean_rows` of the rows of each kind, and how many there are; the farthest inside the subject first. kinds: of each row."""
+    means = {kind: {"clips": kinds.count(kind), **mean_rows([row for of, row in zip(kinds, rows, strict=True) if of == kind])} for kind in dict.fromkeys(kinds)}
+    return dict(sorted(means.items(), key=lambda item: item[1].get("inside", float("inf"))))

@@ -17,7 +17,7 @@ from torch import Tensor
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill.clips import Compositor
-from turbo_engine.distill.nearness import mean_rows, nearness, regions, settled
+from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
@@ -180,9 +180,10 @@ def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
     return {name: {key: round(float(of(s)), 4) for key, of in summaries.items()} for name, s in scores.items()}
 
 
-def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: list[ClipSpec], prompts: list[str]) -> dict:
-    """`nearness` of the makers' clips, and of what the autoencoder alone leaves of them, which no maker can pass."""
-    found: dict[str, list] = {name: [] for name in ("autoencoder", *makers)}
+def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: list[ClipSpec],
+                prompts: list[str]) -> dict[str, list[dict[str, float]]]:
+    """`nearness` of each maker's clips, and of what the autoencoder alone leaves of the rendered ones, which no maker can pass; in the prompts' order."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("autoencoder", *makers)}
     for part, (said, seeds) in zip(range(0, len(prompts), BATCH), batches(prompts, BATCH, 1_000)):
         meant = [settled(studio.world, spec, studio.vocabulary.read(*each)) for spec, *each in zip(specs[part:part + BATCH], said, seeds, strict=True)]
         rendered, mask = compositor.render(meant)
@@ -192,7 +193,7 @@ def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: lis
         latents |= {name: make(said, seeds) for name, make in makers.items()}
         for name, latent in latents.items():
             found[name] += nearness(studio.frames(latent).float(), rendered, areas)
-    return {name: mean_rows(rows) for name, rows in found.items()}
+    return found
 
 
 def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
@@ -223,44 +224,51 @@ def main() -> None:
     run, start = open_run("report", args), time.monotonic()
     studio = Studio(args.weights, run, args.text_encoder)
     world = studio.world
-    if "sheets" in args.only:
-        sheets(studio, args.out, SHOWCASE[:args.prompts])
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
     report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu",
               "torch": torch.__version__, "prompts": args.prompts, "draws": args.draws, "held_out": held_out,
               "guidance_scale": studio.preset.full.guidance_scale}
+
+    def keep(part: str, found: dict) -> None:
+        """On disk as soon as it is known, so that a run that is cut off loses no more than its last part."""
+        report.update({part: found, "seconds": round(time.monotonic() - start, 1)})
+        (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+
+    if "sheets" in args.only:
+        sheets(studio, args.out, SHOWCASE[:args.prompts])
     if args.seeds and "turbo_to_full" in args.only:
-        report["turbo_to_full"] = turbo_to_full(studio, prompts[:args.seeds])
+        keep("turbo_to_full", turbo_to_full(studio, prompts[:args.seeds]))
     compositor, sampler = Compositor(world, run.device), studio.preset.turbo.sampler
     makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
     makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
     makers |= {f"student-{n} {sampler}": lambda p, s, n=n: studio.student(p, s, n, sampler) for n in (2, 1)}
+    few = slice(FEWER_PROMPTS)
     if args.probe:
         probe, labels = fill(new_probe(world), args.probe, "probe").to(run.device).eval(), labels_of(specs)
-        few = slice(FEWER_PROMPTS)
         if "accuracy" in args.only:
             if run.cuda:
                 compositor.prepare()
-                report["probe_on_rendered"] = {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
-                                               for name, held in (("seen_triples", False), ("held_out_triples", True))}
+                keep("probe_on_rendered", {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
+                                           for name, held in (("seen_triples", False), ("held_out_triples", True))})
             still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
-            report["accuracy"] = {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
-                                  for name, make in makers.items()}
+            keep("accuracy", {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
+                              for name, make in makers.items()})
         if "worded" in args.only:
-            report["worded"] = worded(studio, probe, specs[few], labels[few])
+            keep("worded", worded(studio, probe, specs[few], labels[few]))
         if "larger" in args.only:
-            report["larger"] = larger(studio, probe, prompts[few], labels[few])
+            keep("larger", larger(studio, probe, prompts[few], labels[few]))
         if "variety" in args.only:
-            report["variety"] = {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")}
+            keep("variety", {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")})
     if "rendered" in args.only:
         told = {name: makers[name] for name in ("teacher-50", f"student-4 {sampler}", f"student-1 {sampler}")}
-        report["rendered"] = to_rendered(studio, compositor, told, specs[:FEWER_PROMPTS], prompts[:FEWER_PROMPTS])
+        rows = to_rendered(studio, compositor, told, specs[few], prompts[few])
+        keep("rendered", {name: mean_rows(each) for name, each in rows.items()})
+        motions = [world.motions[spec.motion].name for spec in specs[few]]
+        keep("rendered_by_motion", {name: rows_by(motions, rows[name]) for name in ("autoencoder", f"student-4 {sampler}")})
     if run.cuda and "vae" in args.only:
         studio.vae.float()
-        report["vae"], _ = evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)
-    report["seconds"] = round(time.monotonic() - start, 1)
-    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        keep("vae", evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)[0])
     print(json.dumps(report))
     run.close()
 
