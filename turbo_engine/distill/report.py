@@ -6,7 +6,6 @@ sampler, how near clips come to the rendered ones they describe, the autoencoder
 Runs on a CPU too, given patience (--prompts 8), or a part of it (--only worded).
 """
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from turbo_engine.distill.world import ClipSpec, load_world
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
+from turbo_engine.safe_write import write_whole
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
 from turbo_engine.vocabulary import Vocabulary
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
     args = parser.parse_args()
-    run, start = open_run("report", args), time.monotonic()
+    run = open_run("report", args)
     studio = Studio(args.weights, run, args.text_encoder)
     world = studio.world
     held_out = args.prompts // 3
@@ -232,8 +232,8 @@ def main() -> None:
 
     def keep(part: str, found: dict) -> None:
         """On disk as soon as it is known, so that a run that is cut off loses no more than its last part."""
-        report.update({part: found, "seconds": round(time.monotonic() - start, 1)})
-        (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        report.update({part: found, "seconds": round(run.elapsed_s, 1)})
+        write_whole(args.out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
 
     if "sheets" in args.only:
         sheets(studio, args.out, SHOWCASE[:args.prompts])
