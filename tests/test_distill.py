@@ -10,6 +10,7 @@ import torch
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
+from turbo_engine.distill.errors import CLIPS_EACH, Judged, by_motion, errors, of_each_motion
 from turbo_engine.distill.flow import MOST_FOR_A_FRAME, SUBJECT_WEIGHT, TOUCHED, draw_times, flow_loss, subject_weight
 from turbo_engine.distill.hardness import LEAST, MOST, Hardness
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
@@ -101,6 +102,30 @@ def test_what_a_clip_is_missed_by_is_its_own_error_under_its_subject(run):
         return (x_t - (latent + off)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
 
     assert flow_loss(answer, latent, share, text, run)[1].tolist() == pytest.approx([0.25, 0, 0], abs=1e-4)
+
+
+def test_errors_are_told_by_time_and_by_motion(run):
+    """x0 off by 0.1 at t = 0.5 and by 0.2 at 0.95 under the subjects of a jump, by twice that under a flip's."""
+    latent, _, text = tiny_batch()
+    share, scale = torch.zeros(3, 1, 3, 4, 4), torch.tensor([1.0, 2.0, 1.0]).view(-1, 1, 1, 1, 1)
+    share[..., 0] = 1
+    clips = Judged(["jump", "flip", "jump"], latent, torch.randn_like(latent), share, text, torch.ones(4, 1, 1, 1))
+
+    def answer(x_t, timestep, text):
+        off = scale * torch.where(timestep < 700, 0.1, 0.2).view(-1, 1, 1, 1, 1)
+        return (x_t - (latent + off)) / (timestep / 1000).view(-1, 1, 1, 1, 1)
+
+    found = errors(answer, clips, run, times=(0.5, 0.95))
+    assert found[0.5] == pytest.approx([0.01, 0.04, 0.01], abs=1e-4) and found[0.95] == pytest.approx([0.04, 0.16, 0.04], abs=1e-4)
+    means = by_motion(clips.motions, found[0.95])
+    assert list(means) == ["flip", "jump"] and list(means.values()) == pytest.approx([0.16, 0.04], abs=1e-4)
+
+
+def test_every_motion_is_judged_by_the_same_clips_each_time():
+    world = load_world()
+    specs = of_each_motion(world, CLIPS_EACH)
+    assert [spec.motion for spec in specs] == [motion for motion in range(len(world.motions)) for _ in range(CLIPS_EACH)]
+    assert specs == of_each_motion(world, CLIPS_EACH)
 
 
 def test_hard_kinds_are_drawn_more_often():

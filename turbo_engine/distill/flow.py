@@ -50,10 +50,15 @@ def subject_weight(share: Tensor) -> Tensor:
 
 def flow_loss(model: DiT, latent: Tensor, share: Tensor, text: Tensor, run: Run, shift: float = TIME_SHIFT,
               channels: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """Weighted squared error of the velocity at random times, and that of x0 under each clip's subject, [B], 0 where there is none.
-    latent [B, C, T, H, W], share [B, 1, T, H, W], channels: as `channel_weights`."""
+    """`flow_errors` at random times with fresh noise."""
     noise = torch.randn_like(latent)
-    t = draw_times(len(latent), latent.device, shift)
+    return flow_errors(model, latent, share, text, noise, draw_times(len(latent), latent.device, shift), run, channels)
+
+
+def flow_errors(model: DiT, latent: Tensor, share: Tensor, text: Tensor, noise: Tensor, t: Tensor, run: Run,
+                channels: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """Weighted squared error of the velocity, and that of x0 under each clip's subject, [B], 0 where there is none.
+    latent, noise [B, C, T, H, W], share [B, 1, T, H, W], t [B] flow times, channels: as `channel_weights`."""
     at = t.view(-1, 1, 1, 1, 1)
     with run.autocast():
         velocity = model(torch.lerp(latent, noise, at), 1000 * t, text)
