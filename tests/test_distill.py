@@ -109,7 +109,7 @@ def test_errors_are_told_by_time_and_by_motion(run):
     latent, _, text = tiny_batch()
     share, scale = torch.zeros(3, 1, 3, 4, 4), torch.tensor([1.0, 2.0, 1.0]).view(-1, 1, 1, 1, 1)
     share[..., 0] = 1
-    clips = Judged(["jump", "flip", "jump"], latent, torch.randn_like(latent), share, text, torch.ones(4, 1, 1, 1))
+    clips = Judged(["a", "b", "c"], ["jump", "flip", "jump"], latent, torch.randn_like(latent), share, text, torch.ones(4, 1, 1, 1))
 
     def answer(x_t, timestep, text):
         off = scale * torch.where(timestep < 700, 0.1, 0.2).view(-1, 1, 1, 1, 1)
