@@ -1,6 +1,6 @@
 """How far a network's answers lie from rendered clips, by time and by motion: the number that training the teacher is to lower.
 
-    python -m turbo_engine.distill.errors --weights presets/pocket --and OTHER ...      # 9 minutes on two CPU cores, 1.5 for each more
+    python -m turbo_engine.distill.errors --weights presets/pocket --and OTHER ...      # 9 minutes on two CPU cores, 2 for each more
 
 The same clips and the same noise for all, so that two sets of weights can be told apart by a hundredth. Squared error of x0 under
 the subject, each latent channel by what is seen of it, as in the teacher's loss.
@@ -19,7 +19,7 @@ from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.flow import flow_errors, open_text_encoder, open_vae
 from turbo_engine.distill.latents import channel_weights, latent_share
 from turbo_engine.distill.nearness import settled
-from turbo_engine.distill.pocket import load_dit
+from turbo_engine.distill.pocket import load_dit, pocket_preset
 from turbo_engine.distill.training import Run, arguments, open_run
 from turbo_engine.distill.world import ClipSpec, World, load_world, sample_specs
 from turbo_engine.models.dit import DiT
@@ -98,7 +98,8 @@ def main() -> None:
     args = parser.parse_args()
     run, world = open_run("errors", args), load_world()
     specs = of_each_motion(world, 1 if args.tiny else CLIPS_EACH)
-    clips = judged(run, world, open_vae(run, args, encoder=True), open_text_encoder(run, args), specs, size=64 if args.tiny else 256)
+    size = 64 if args.tiny else pocket_preset().clip.height
+    clips = judged(run, world, open_vae(run, args, encoder=True), open_text_encoder(run, args), specs, size=size)
     for folder in (args.weights, *args.others):
         network = load_dit(folder, args.role).to(run.device).eval()
         found = errors(network, clips, run)
