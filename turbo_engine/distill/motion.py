@@ -130,7 +130,7 @@ def subject_pose(world: World, spec: ClipSpec, camera: CameraPath) -> Pose:
         lift = level * ease(t / 0.5) + 0.04 * np.sin(SWING * (t - 0.5)) * ease((t - 0.4) / 0.2)
     elif motion in ("grow", "shrink"):
         share = ease(t / 0.85)
-        tall = 0.30 + 0.78 * (share if motion == "grow" else 1 - share)
+        tall = 0.50 + 0.58 * (share if motion == "grow" else 1 - share)
         tall = np.minimum(tall, 1 + room / SIZE)
         wide = tall
     elif motion == "sway":
