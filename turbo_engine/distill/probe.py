@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.pocket import training_commit
 from turbo_engine.distill.training import EMA, Run, arguments, open_run, trapezoid
 from turbo_engine.distill.turns import Turns
 from turbo_engine.distill.world import ClipSpec, World, load_world, sample_specs
 from turbo_engine.models.vae import ResidualBlock
+from turbo_engine.weights import save_weights
 
 HEADS = ("subject", "scene", "motion", "camera")
 NUM_FRAMES, SIDE = 9, 128
@@ -148,28 +150,31 @@ def rendered_set(compositor: Compositor, world: World, count: int, seed: int, *,
     return torch.cat(views), torch.cat(labels)
 
 
-def main() -> None:
-    from turbo_engine.distill.pocket import training_commit
-    from turbo_engine.weights import save_weights
-
-    args = arguments("probe", 120).parse_args()
-    run, world = open_run("probe", args), load_world()
+def make(run: Run, world: World) -> Path:
+    """Train a probe for as long as `run` has, and count what it has right on fresh rendered clips. The file it is written to, in `run.out`."""
     probe = new_probe(world).to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(probe)
     compositor = Compositor(world, run.device)
-    if not args.tiny:
+    if not run.tiny:
         compositor.prepare()
-    ema, step = train(run, probe, compositor, world, batch=8 if args.tiny else 64, capacity=64 if args.tiny else 16_384,
-                      fresh=4 if args.tiny else 32)
+    ema, step = train(run, probe, compositor, world, batch=8 if run.tiny else 64, capacity=64 if run.tiny else 16_384,
+                      fresh=4 if run.tiny else 32)
+    file = run.out / "probe.safetensors"
     if run.main:
-        metrics = {"steps": step, "seconds": args.seconds}
+        metrics = {"steps": step, "seconds": run.budget_s}
         for name, held_out in (("seen_triples", False), ("held_out_triples", True)):
-            views, labels = rendered_set(compositor, world, 20 if args.tiny else 600, 31_337, held_out=held_out)
+            views, labels = rendered_set(compositor, world, 20 if run.tiny else 600, 31_337, held_out=held_out)
             metrics[name] = accuracy(ema.module, views, labels)
         run.log(step, **metrics)
-        save_weights(Path(args.out) / "probe.safetensors", ema.module.state_dict(), role="probe", rows_8bit=True,
-                     config={"heads": list(HEADS)}, metrics=metrics, commit=training_commit())
+        save_weights(file, ema.module.state_dict(), role="probe", rows_8bit=True, config={"heads": list(HEADS)}, metrics=metrics,
+                     commit=training_commit())
     run.barrier()
+    return file
+
+
+def main() -> None:
+    run = open_run("probe", arguments("probe", 120).parse_args())
+    make(run, load_world())
     run.close()
 
 

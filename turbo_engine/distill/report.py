@@ -3,7 +3,7 @@
 Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
 sharpness, flicker, variety over seeds, prompts in other words, larger clips than it was trained for, the distance of turbo from full for one seed by
 sampler, how near clips come to the rendered ones they describe, the autoencoder's PSNR, and contact sheets of the showcase prompts.
-Runs on a CPU too, given patience (--prompts 8), or a part of it (--only worded).
+Runs on a CPU too, given a probe and patience (--prompts 8), or a part of it (--only worded).
 """
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +19,7 @@ from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
 from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
+from turbo_engine.distill.probe import make as make_probe
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
 from turbo_engine.distill.sheet import contact_sheet
 from turbo_engine.distill.training import Run, arguments, open_run
@@ -38,6 +39,7 @@ VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 SHEET_SEED = 7
 PARTS = ("sheets", "turbo_to_full", "accuracy", "worded", "larger", "variety", "rendered", "vae")
+COUNTED = {"accuracy", "worded", "larger"}       # the parts that ask the probe
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
@@ -213,9 +215,9 @@ def sheets(studio: Studio, out: Path, prompts: tuple[str, ...]) -> None:
 
 
 def main() -> None:
-    parser = arguments("report", 0)
+    parser = arguments("report", 120)
     parser.add_argument("--text-encoder", type=Path, help="folder of a pruned text encoder; default: the installed one")
-    parser.add_argument("--probe", type=Path, help="probe.safetensors; without it nothing is counted")
+    parser.add_argument("--probe", type=Path, help="probe.safetensors; without it one is trained first on a GPU, in --seconds, and on a CPU nothing is counted")
     parser.add_argument("--prompts", type=int, default=600)
     parser.add_argument("--draws", type=int, default=3, help="seeds a counted prompt")
     parser.add_argument("--seeds", type=int, default=100, help="pairs for the turbo-to-full distance")
@@ -224,6 +226,7 @@ def main() -> None:
     run = open_run("report", args)
     studio = Studio(args.weights, run, args.text_encoder)
     world = studio.world
+    probe_file = make_probe(run, world) if args.probe is None and run.cuda and COUNTED & set(args.only) else args.probe
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
     report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu",
@@ -244,8 +247,8 @@ def main() -> None:
     makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
     makers |= {f"student-{n} {sampler}": lambda p, s, n=n: studio.student(p, s, n, sampler) for n in (2, 1)}
     few = slice(FEWER_PROMPTS)
-    if args.probe:
-        probe, labels = fill(new_probe(world), args.probe, "probe").to(run.device).eval(), labels_of(specs)
+    if probe_file:
+        probe, labels = fill(new_probe(world), probe_file, "probe").to(run.device).eval(), labels_of(specs)
         if "accuracy" in args.only:
             if run.cuda:
                 compositor.prepare()
@@ -258,8 +261,8 @@ def main() -> None:
             keep("worded", worded(studio, probe, specs[few], labels[few]))
         if "larger" in args.only:
             keep("larger", larger(studio, probe, prompts[few], labels[few]))
-        if "variety" in args.only:
-            keep("variety", {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")})
+    if "variety" in args.only:
+        keep("variety", {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")})
     if "rendered" in args.only:
         told = {name: makers[name] for name in ("teacher-50", f"student-4 {sampler}", f"student-1 {sampler}")}
         rows = to_rendered(studio, compositor, told, specs[few], prompts[few])
