@@ -100,6 +100,23 @@ def test_typing_errors_are_put_right(by_spelling, typo, known):
     assert by_spelling.read(prompt) == prompt.replace(typo, known)
 
 
+@pytest.mark.parametrize("typed, read, corrected", [
+    ("a shark under water", "a shark underwater", (("under water", "underwater"),)),
+    ("Speed Boats by the sea side!", "a speedboat by the seaside!", (("speed boats", "speedboats"), ("sea side", "seaside"))),
+    ("a sail boat and a snow man", "a sail boat and a snow man", ()),           # taught so too
+    ("a cat under, water", "a cat under, water", ()), ("a rain bow", "a rain bow", ())])
+def test_a_taught_word_typed_as_two_is_one(by_spelling, typed, read, corrected):
+    """"Under water" was no scene: the seed added another, and the clip was a mix of both."""
+    report = by_spelling.check(typed)
+    assert by_spelling.read(typed) == read and report.corrected == corrected
+    assert report.notes[:len(corrected)] == tuple(f'Read "{was}" as "{known}".' for was, known in corrected)
+
+
+def test_no_taught_phrase_is_put_together(by_spelling):
+    phrases = [phrase for found in load_world().lexicon.values() for phrase, _ in found]
+    assert not [phrase for phrase in phrases if by_spelling.check(phrase).corrected]
+
+
 def test_the_model_waits_for_no_neighbours():
     """They are looked up by meaning, which takes longer, for the page alone: a prompt is read without."""
     asked = []

@@ -85,7 +85,8 @@ def test_random_captions_say_nothing_untrue():
         assert len(text.split()) <= 26, text
 
 
-def test_what_a_caption_leaves_out_is_mostly_at_its_default():
+def test_what_a_caption_leaves_out_is_at_its_default():
+    """Where one in five that named no camera had one that moves, the full render of such a prompt moved it now and then, and turbo did not."""
     rng = random.Random(2)
     silent, placed = {"motion": [], "camera": []}, []
     for spec in sample_specs(WORLD, 4000, rng):
@@ -97,8 +98,7 @@ def test_what_a_caption_leaves_out_is_mostly_at_its_default():
         for kind, default in (("motion", WORLD.motion("still")), ("camera", WORLD.camera("still"))):
             if kind not in found:
                 silent[kind].append(getattr(spec, kind) == default)
-    assert np.mean(silent["motion"]) > 0.6
-    assert np.mean(silent["camera"]) > 0.8
+    assert len(silent["motion"]) > 100 < len(silent["camera"]) and all(silent["motion"]) and all(silent["camera"])
     assert 0.94 < np.mean(placed) < 0.99
 
 

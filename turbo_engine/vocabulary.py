@@ -15,6 +15,7 @@ Embed = Callable[[list[str]], np.ndarray]
 """Texts -> one vector each, [N, D] float32; meaning decides the angle."""
 
 _MIN_TYPO = 4                # letters; in shorter words one changed letter makes another word
+_MIN_PART = 3                # letters of either half of a word that was typed as two
 _MIN_COGNATE = 6             # the same in another language: "Pinguin" is a penguin, but "plage" is no plane
 _SENTENCE = "it looks like a {}"    # of 8 sentences the best: all-MiniLM-L6-v2 places a bare word badly (fox-television)
 _MIN_COSINE = 0.25           # to the mean over subjects; measured: invented words lie below, 1 in 10 nouns too
@@ -44,7 +45,7 @@ class PromptReport:
     foreign: bool = False
     """Not in the language the model reads: the first note says so, and its words one by one are of no help."""
     corrected: tuple[tuple[str, str], ...] = ()
-    """(word as it was typed, the taught one it is read as): one letter off, and nothing else it could be. Not among the unknown."""
+    """(word as it was typed, the taught one it is read as): one letter off, and nothing else it could be, or typed as two. Not among the unknown."""
     settled: tuple[str, ...] = ()
     """Phrases by which the seed settles what the prompt leaves open: place or way, scene."""
     read_as: str = ""
@@ -70,6 +71,8 @@ class Vocabulary:
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
         self._travels = {base for verbs in world.verbs.values() for verb in verbs for base in _deed(verb)}
+        self._phrases = {phrase for phrases in world.lexicon.values() for phrase, _ in phrases}
+        self._compounds = {word for word in {*self._owner} | self._known if len(word) >= 2 * _MIN_PART}
         self._typeable = sorted(word for word in self._subject_words | _words(_phrases_of_deeds(world)) if len(word) > 2)
         self._names = [s.name for s in world.subjects]
         if embed is not None:
@@ -91,10 +94,29 @@ class Vocabulary:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
         article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
         not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
-        if self.world is None or (seen := self._look(prompt)).foreign:
+        if self.world is None:
             return prompt
-        text = self._put_right(prompt, seen.corrected)
+        whole, _ = self._mended(prompt)
+        if (seen := self._look(whole)).foreign:
+            return prompt
+        text = self._put_right(whole, seen.corrected)
         return text if seed is None else self._settled(text, seed)[0]
+
+    def _mended(self, prompt: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """With taught words that were typed as two ("under water") in one, and which: (as typed, as read)."""
+        prompt = unicodedata.normalize("NFC", prompt)
+        parts, found, end = [], [], 0
+        words = [*_WORD.finditer(prompt)]
+        for first, second in zip(words, words[1:]):
+            halves = _plain(first[0]), _plain(second[0])
+            if first.start() < end or prompt[first.end():second.start()] != " " or min(map(len, halves)) < _MIN_PART or " ".join(halves) in self._phrases:
+                continue
+            word = "".join(halves)
+            if {word, *_singulars(word)} & self._compounds:
+                parts += prompt[end:first.start()], first[0] + second[0].lower()
+                found.append((" ".join(halves), word))
+                end = second.end()
+        return "".join((*parts, prompt[end:])), tuple(dict.fromkeys(found))
 
     def _put_right(self, prompt: str, corrected: tuple[tuple[str, str], ...]) -> str:
         """All of `read` but what the seed adds."""
@@ -171,17 +193,19 @@ class Vocabulary:
         return _Seen(tuple(word for word in unknown if word not in dict(corrected)), corrected, subjects, followers, foreign=False)
 
     def _report(self, prompt: str, seed: int | None) -> PromptReport:
-        unknown, corrected, subjects, followers, foreign = self._look(prompt)
+        whole, mended = self._mended(prompt)
+        unknown, corrected, subjects, followers, foreign = self._look(whole)
         if foreign:
             near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
             subjects = subjects + [self._owner[found[0]] for _, found in near if found[0] in self._owner]
             return PromptReport(unknown, near, False, (self._english_only(subjects),), foreign=True)
         near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
+        corrected = mended + corrected
         notes = [f'Read "{word}" as "{known}".' for word, known in corrected]
         notes += [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
         if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
             notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
-        read_as, settled = ("", ()) if seed is None else self._settled(self._put_right(prompt, corrected), seed)
+        read_as, settled = ("", ()) if seed is None else self._settled(self._put_right(whole, corrected), seed)
         return PromptReport(unknown, near, False, tuple(notes), corrected=corrected, settled=settled, read_as=read_as if settled else "")
 
     def _is_unknown(self, word: str) -> bool:

@@ -55,8 +55,9 @@ def test_another_model_is_loaded_with_its_progress_told_and_prompt_and_seed_kept
     watch(desk, ".message")
     desk.choose("wide")
     page.get_by_text("Loading wide", exact=True).wait_for()
-    page.locator(".message", has_text="Reading the networks, 1.2 of 2.4 GB").wait_for()
-    assert desk.data("shown") == before and page.locator(".final-button").is_disabled()       # the old clip plays on
+    page.wait_for_function("""(before) => document.querySelector('.message').textContent.includes('Reading the networks, 1.2 of 2.4 GB')
+        && document.querySelector('.final-button').disabled && document.querySelector('.desk').dataset.shown === before""",
+                           arg=before)                      # the old clip plays on
     desk.until_runs("wide")
     desk.settle("a robot that stays")
     assert page.locator(".seed").input_value() == "4711" and desk.frames() == 17

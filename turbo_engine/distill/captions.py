@@ -1,7 +1,7 @@
 """Captions: from a clip to the words a user would type for it, and back.
 
-Every caption is true of its clip. What it leaves out is mostly at its default (camera still, motion still), so that a bare
-"penguin" has one meaning and only scene and place are open. `parse_caption` is the other direction, and the law that
+Every caption is true of its clip. A motion or a camera that it leaves out is still, so that a bare "penguin" has one meaning and
+only scene and place are open. `parse_caption` is the other direction, and the law that
 captions are held to; what a page says about words the model never saw is vocabulary.py's.
 """
 
@@ -56,9 +56,9 @@ def caption(world: World, spec: ClipSpec, rng: random.Random, *, canonical: bool
     scene = rng.choice(world.scenes[spec.scene].phrases)
     still, at_rest = world.motions[spec.motion].name == "still", world.cameras[spec.camera].name == "still"
 
-    say_motion = rng.random() < (0.55 if still else 0.97)
+    say_motion = rng.random() < (0.55 if still else 1)
     say_scene = rng.random() < SAID
-    say_camera = rng.random() < (0.12 if at_rest else 0.9)
+    say_camera = rng.random() < (0.12 if at_rest else 1)
     place = "" if world.crosses(spec) or rng.random() >= SAID else _often_first(world.places[spec.place].phrases, rng)
     placed = f"{thing} {place}" if place and (company or rng.random() < 0.7) else thing
     core = _core(placed, company, motion if say_motion else "", scene if say_scene else "", rng)
