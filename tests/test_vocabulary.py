@@ -168,6 +168,20 @@ def test_the_seed_settles_what_is_left_open(roomy, prompt, read):
         assert roomy.read(prompt, seed) == (read.format(**choice) if read else roomy.read(prompt))
 
 
+@pytest.mark.parametrize("prompt, scenes", [
+    ("a boat in the sea", ("beach", "underwater")), ("a boat in the ocean", ("underwater",)), ("a cat by the sea", ("beach",)),
+    ("a sand castle", ("beach", "desert")), ("a dog at night", ("snow", "city")),
+    ("a city bus", None), ("a snowman", None), ("a red car", None), ("a green robot", None), ("a hot dog falling down", None),
+    ("a cat in a forest", ()), ("a dog at noon", ()), ("a cat in the ocean at dusk", ()), ("a night owl under the sea", ())])
+def test_a_word_of_some_scenes_leaves_the_seed_the_choice_of_those(roomy, prompt, scenes):
+    """A boat in the ocean was in a forest, and a red car nowhere in particular, as a stage has a red curtain. None: all scenes are open."""
+    found = {(roomy.check(prompt, seed).settled or ("",))[-1] for seed in range(60)}
+    world = load_world()
+    first = {scene.name: scene.phrases[0] for scene in world.scenes}
+    added = found & {*first.values()}
+    assert added == {first[name] for name in (first if scenes is None else scenes)}, found
+
+
 def test_what_the_seed_adds_is_told(roomy, by_spelling):
     report = roomy.check("wugs, cats dancing", 7)
     assert report.settled == ("on the left", "in a city at night") and report.unknown_words == ("wugs",)
@@ -181,7 +195,7 @@ def test_what_the_seed_adds_is_told(roomy, by_spelling):
 def test_of_two_none_stands_in_the_middle(roomy):
     """The other would have two places to choose from."""
     assert {roomy.read("a cat by the sea with a dog", seed) for seed in range(100)} == {
-        f"a cat {place} by the sea with a dog" for place in ("on the left", "on the right")}
+        f"a cat {place} by the sea with a dog on a beach at sunset" for place in ("on the left", "on the right")}
 
 
 @pytest.mark.parametrize("more, seed, read", [

@@ -21,6 +21,7 @@ _SENTENCE = "it looks like a {}"    # of 8 sentences the best: all-MiniLM-L6-v2 
 _MIN_COSINE = 0.25           # to the mean over subjects; measured: invented words lie below, 1 in 10 nouns too
 _MIN_SHARE = 0.6             # of the best one's cosine
 _MAX_SUGGESTIONS = 3
+_RUNS = (4, 3, 2)            # words in a row that a prompt may share with a scene's phrase
 _WORD = re.compile(r"(?:[^\W_]|[\u0900-\u0e7f])+(?:['-][^\W_]+)*|[^\s\w]")    # the range: scripts whose vowels are marks
 _IRREGULAR = {"ran": "run", "flew": "fly", "flown": "fly", "swam": "swim", "drove": "drive", "driven": "drive", "spun": "spin",
               "fell": "fall", "fallen": "fall", "grew": "grow", "grown": "grow", "shrank": "shrink", "shrunk": "shrink",
@@ -29,6 +30,9 @@ _FOREIGN = frozenset("""
 ein eine einen einem einer der das dem und im am auf mit unter ist nach beim zum un une le la les du des dans sur avec sous et au
 aux el los las una en con del por y il lo gli di nel nella sul sulla uno um uma em na com ao een het op met naar
 """.split())                 # small words that English lacks; "die" and "van" are taught ones
+_NOWHERE = frozenset("""
+among beneath bottom deep erupting fall falling flowers front green hot land lights northern orange outer planet red ringed rock sunny tropical
+""".split())                 # words of scenes that by themselves may say anything: "a red car"
 _SIDES = re.compile(r"\b(?:left|right|middle|cent(?:re|er))\b", re.IGNORECASE)
 _BEFORE_AN_ARTICLE = frozenset("with and beside near to of show see".split())
 
@@ -66,7 +70,13 @@ class Vocabulary:
         self._subject = re.compile(f"(?<= )(?:{_any_of(world, 'subject')})(?= )")
         self._clause = _whole_words(f"({_any_of(world, *kinds)})")
         self._mention = _whole_words("|".join(f"(?P<{kind}>{_any_of(world, kind)})" for kind in (*kinds, "subject")))
-        self._scene_words = _words(phrase for scene in world.scenes for phrase in scene.phrases) - STOP_WORDS
+        self._scenes_of: dict[str, set[int]] = {}                                   # by word, where it may be
+        self._runs: list[set[tuple[str, ...]]] = []                                # by scene, what its phrases say with such words
+        for index, scene in enumerate(world.scenes):
+            hints = _words(scene.phrases) - STOP_WORDS - _NOWHERE
+            for word in hints:
+                self._scenes_of.setdefault(word, set()).add(index)
+            self._runs.append({run for phrase in scene.phrases for n in _RUNS for run in _runs(_WORD.findall(phrase), n) if hints & {*run}})
         self._subject_words = _words(self._owner)
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
@@ -171,14 +181,25 @@ class Vocabulary:
         return next((m.end() for m in re.finditer(r"\w+(?! *\0)\b", rest) if _deed(m[0].lower()) & self._travels), 0)
 
     def _scene(self, text: str, seed: int) -> tuple[int, str]:
-        """As `_place`."""
-        if not re.search(r"\w", text) or self._scene_words & _words([text]):
+        """As `_place`. Nothing is open after a phrase, a word of one scene alone ("in a forest") or words that share none ("a snowy beach")."""
+        mentions, choices = [*self._mention.finditer(text)], self._scenes_meant(text)
+        if not re.search(r"\w", text) or any(m["scene"] for m in mentions) or not choices:
             return 0, ""
         end = len(text.rstrip(" .,!?"))
-        for mention in self._mention.finditer(text):
+        for mention in mentions:
             if mention["camera"] and mention.end() == end:                         # its clause comes last
                 end = len(text[:mention.start()].rstrip(" ,:")) or end
-        return end, self.world.scenes[seed % len(self.world.scenes)].phrases[0]
+        return end, self.world.scenes[choices[seed % len(choices)]].phrases[0]
+
+    def _scenes_meant(self, text: str) -> list[int]:
+        """Which scenes the words outside taught phrases leave to choose from: "in the sea" is what two scenes have, "by the sea" is said of one."""
+        words = _WORD.findall(self._mention.sub(" , ", text).lower())
+        hints = [self._scenes_of[word] for word in words if word in self._scenes_of]
+        choices = sorted(set(range(len(self._runs))).intersection(*hints))
+        if len(choices) < 2:
+            return []
+        nearest = ([i for i in choices if not self._runs[i].isdisjoint(runs)] for runs in (_runs(words, n) for n in _RUNS))
+        return next(filter(None, nearest), choices)
 
     def _look(self, prompt: str) -> "_Seen":
         words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]
@@ -332,6 +353,11 @@ def _joined(spans: Iterable[tuple[int, int]], text: str) -> list[tuple[int, int]
 
 def _words(phrases) -> set[str]:
     return {word for phrase in phrases for word in _WORD.findall(re.sub(r"{\w+}", "", phrase.lower()))}
+
+
+def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
+    """What stands in a row there, so many words at a time."""
+    return {*zip(*(words[i:] for i in range(length)))}
 
 
 def _singulars(word: str) -> tuple[str, ...]:
