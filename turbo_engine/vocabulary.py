@@ -104,17 +104,13 @@ class Vocabulary:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
         article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
         not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
-        if self.world is None:
+        if self.world is None or (seen := self._look(prompt)).foreign:
             return prompt
-        whole, _ = self._mended(prompt)
-        if (seen := self._look(whole)).foreign:
-            return prompt
-        text = self._put_right(whole, seen.corrected)
+        text = self._put_right(seen)
         return text if seed is None else self._settled(text, seed)[0]
 
     def _mended(self, prompt: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         """With taught words that were typed as two ("under water") in one, and which: (as typed, as read)."""
-        prompt = unicodedata.normalize("NFC", prompt)
         parts, found, end = [], [], 0
         words = [*_WORD.finditer(prompt)]
         for first, second in zip(words, words[1:]):
@@ -128,9 +124,9 @@ class Vocabulary:
                 end = second.end()
         return "".join((*parts, prompt[end:])), tuple(dict.fromkeys(found))
 
-    def _put_right(self, prompt: str, corrected: tuple[tuple[str, str], ...]) -> str:
+    def _put_right(self, seen: "_Seen") -> str:
         """All of `read` but what the seed adds."""
-        known = dict(corrected)
+        known = dict(seen.corrected)
 
         def meant(match: re.Match) -> str:
             return known.get(_plain(match[0]), match[0])
@@ -139,7 +135,7 @@ class Vocabulary:
             single = self._singular(word := _plain(match[0]))
             return match[0] if single == word else single
 
-        parts = self._clause.split(_WORD.sub(meant, unicodedata.normalize("NFC", prompt)))
+        parts = self._clause.split(_WORD.sub(meant, seen.prompt))
         parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
         return self._mention.sub(self._with_article, "".join(parts))
 
@@ -182,8 +178,8 @@ class Vocabulary:
 
     def _scene(self, text: str, seed: int) -> tuple[int, str]:
         """As `_place`. Nothing is open after a phrase, a word of one scene alone ("in a forest") or words that share none ("a snowy beach")."""
-        mentions, choices = [*self._mention.finditer(text)], self._scenes_meant(text)
-        if not re.search(r"\w", text) or any(m["scene"] for m in mentions) or not choices:
+        mentions = [*self._mention.finditer(text)]
+        if not re.search(r"\w", text) or any(m["scene"] for m in mentions) or not (choices := self._scenes_meant(text)):
             return 0, ""
         end = len(text.rstrip(" .,!?"))
         for mention in mentions:
@@ -202,31 +198,32 @@ class Vocabulary:
         return next(filter(None, nearest), choices)
 
     def _look(self, prompt: str) -> "_Seen":
-        words = [_plain(word) for word in _WORD.findall(unicodedata.normalize("NFC", prompt).replace("’", "'"))]
+        prompt, mended = self._mended(unicodedata.normalize("NFC", prompt))
+        words = [_plain(word) for word in _WORD.findall(prompt.replace("’", "'"))]
         text = " " + " ".join(self._singular(word) for word in words) + " "
         subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
         rest = self._subject.sub(lambda phrase: "\0" + " \0" * phrase[0].count(" "), text).split(" ")[1:-1]
         followers = dict(zip(words, rest[1:]))                          # "\0" stands for a word of a subject
         unknown = tuple(dict.fromkeys(word for word, left in zip(words, rest) if left != "\0" and self._is_unknown(word)))
         if unknown and _is_foreign(words):
-            return _Seen(unknown, (), subjects, followers, foreign=True)
+            return _Seen(prompt, unknown, (), subjects, followers, foreign=True)
         corrected = tuple((word, known) for word in unknown if (known := self._meant(word)))
-        return _Seen(tuple(word for word in unknown if word not in dict(corrected)), corrected, subjects, followers, foreign=False)
+        left = tuple(word for word in unknown if word not in dict(corrected))
+        return _Seen(prompt, left, mended + corrected, subjects, followers, foreign=False)
 
     def _report(self, prompt: str, seed: int | None) -> PromptReport:
-        whole, mended = self._mended(prompt)
-        unknown, corrected, subjects, followers, foreign = self._look(whole)
+        seen = self._look(prompt)
+        _, unknown, corrected, subjects, followers, foreign = seen
         if foreign:
             near = tuple((word, found) for word in unknown if (found := self._spelled_like(word, _MIN_COGNATE)))
             subjects = subjects + [self._owner[found[0]] for _, found in near if found[0] in self._owner]
             return PromptReport(unknown, near, False, (self._english_only(subjects),), foreign=True)
         near = tuple((word, found) for word in unknown if (found := self._nearest(word, describes=followers.get(word) == "\0")))
-        corrected = mended + corrected
         notes = [f'Read "{word}" as "{known}".' for word, known in corrected]
         notes += [f'Not taught: "{word}". Nearest it knows: {", ".join(found)}.' for word, found in near]
         if others := [f'"{word}"' for word in unknown if word not in dict(near)]:
             notes.append(f"Not taught, may be ignored: {', '.join(others)}.")
-        read_as, settled = ("", ()) if seed is None else self._settled(self._put_right(whole, corrected), seed)
+        read_as, settled = ("", ()) if seed is None else self._settled(self._put_right(seen), seed)
         return PromptReport(unknown, near, False, tuple(notes), corrected=corrected, settled=settled, read_as=read_as if settled else "")
 
     def _is_unknown(self, word: str) -> bool:
@@ -307,9 +304,10 @@ class Vocabulary:
 class _Seen(NamedTuple):
     """What lies open in a prompt, before any neighbour is looked for: that takes longer, and no picture waits for it.
 
-    subjects: names of those it is about. followers: by word, what stands after it, "\\0" for a word of a subject.
+    prompt: with taught words that were typed as two in one. subjects: names of those it is about. followers: by word, what stands after it, "\\0" for a word of a subject.
     """
 
+    prompt: str
     unknown: tuple[str, ...]
     corrected: tuple[tuple[str, str], ...]
     subjects: list[str]

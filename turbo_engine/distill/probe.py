@@ -150,11 +150,11 @@ def rendered_set(compositor: Compositor, world: World, count: int, seed: int, *,
     return torch.cat(views), torch.cat(labels)
 
 
-def make(run: Run, world: World) -> Path:
+def make(run: Run, compositor: Compositor) -> Path:
     """Train a probe for as long as `run` has, and count what it has right on fresh rendered clips. The file it is written to, in `run.out`."""
+    world = compositor.world
     probe = new_probe(world).to(run.device, memory_format=torch.channels_last)
     run.same_everywhere(probe)
-    compositor = Compositor(world, run.device)
     if not run.tiny:
         compositor.prepare()
     ema, step = train(run, probe, compositor, world, batch=8 if run.tiny else 64, capacity=64 if run.tiny else 16_384,
@@ -174,7 +174,7 @@ def make(run: Run, world: World) -> Path:
 
 def main() -> None:
     run = open_run("probe", arguments("probe", 120).parse_args())
-    make(run, load_world())
+    make(run, Compositor(load_world(), run.device))
     run.close()
 
 

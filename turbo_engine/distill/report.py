@@ -226,7 +226,8 @@ def main() -> None:
     run = open_run("report", args)
     studio = Studio(args.weights, run, args.text_encoder)
     world = studio.world
-    probe_file = make_probe(run, world) if args.probe is None and run.cuda and COUNTED & set(args.only) else args.probe
+    compositor = Compositor(world, run.device)
+    probe_file = make_probe(run, compositor) if args.probe is None and run.cuda and COUNTED & set(args.only) else args.probe
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
     report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu",
@@ -242,7 +243,7 @@ def main() -> None:
         sheets(studio, args.out, SHOWCASE[:args.prompts])
     if args.seeds and "turbo_to_full" in args.only:
         keep("turbo_to_full", turbo_to_full(studio, prompts[:args.seeds]))
-    compositor, sampler = Compositor(world, run.device), studio.preset.turbo.sampler
+    sampler = studio.preset.turbo.sampler
     makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
     makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
     makers |= {f"student-{n} {sampler}": lambda p, s, n=n: studio.student(p, s, n, sampler) for n in (2, 1)}
