@@ -91,13 +91,20 @@ def test_english_is_not_taken_for_another_language(by_spelling, prompt):
 
 
 @pytest.mark.parametrize("typo, known", [("pengiun", "penguin"), ("Zebrra", "zebra"), ("rockte", "rocket"), ("beech", "beach"),
-                                         ("pengiuns", "penguin"), ("jumpng", "jumping")])
+                                         ("pengiuns", "penguin"), ("jumpng", "jumping"), ("snae", "snake"), ("ronot", "robot")])
 def test_typing_errors_are_put_right(by_spelling, typo, known):
     prompt = f"My {typo} on the BEACH, camera still"
     report = by_spelling.check(prompt)
     assert report.corrected == ((typo.lower(), known),) and report.notes == (f'Read "{typo.lower()}" as "{known}".',)
     assert not report.unknown_words and not report.suggestions
     assert by_spelling.read(prompt) == prompt.replace(typo, known)
+
+
+def test_a_name_of_two_words_is_known_by_what_is_put_right(by_spelling):
+    """"Ferris" was called unknown, and read as "ferris"."""
+    report = by_spelling.check("a ferris whpeel in the snow")
+    assert report.corrected == (("whpeel", "wheel"),) and report.notes == ('Read "whpeel" as "wheel".',)
+    assert by_spelling.check("a ferris in the snow").unknown_words == ("ferris",)
 
 
 @pytest.mark.parametrize("typed, read, corrected", [

@@ -49,7 +49,7 @@ class PromptReport:
     foreign: bool = False
     """Not in the language the model reads: the first note says so, and its words one by one are of no help."""
     corrected: tuple[tuple[str, str], ...] = ()
-    """(word as it was typed, the taught one it is read as): one letter off, and nothing else it could be, or typed as two. Not among the unknown."""
+    """(word as it was typed, the taught one it is read as): one letter off, and nothing as likely, or typed as two. Not among the unknown."""
     settled: tuple[str, ...] = ()
     """Phrases by which the seed settles what the prompt leaves open: place or way, scene."""
     read_as: str = ""
@@ -200,16 +200,21 @@ class Vocabulary:
     def _look(self, prompt: str) -> "_Seen":
         prompt, mended = self._mended(unicodedata.normalize("NFC", prompt))
         words = [_plain(word) for word in _WORD.findall(prompt.replace("’", "'"))]
+        unknown, subjects, followers = self._untaught(words)
+        if unknown and _is_foreign(words):
+            return _Seen(prompt, unknown, (), subjects, followers, foreign=True)
+        if corrected := tuple((word, known) for word in unknown if (known := self._meant(word))):
+            meant = dict(corrected)
+            unknown, subjects, followers = self._untaught([meant.get(word, word) for word in words])
+        return _Seen(prompt, unknown, mended + corrected, subjects, followers, foreign=False)
+
+    def _untaught(self, words: list[str]) -> tuple[tuple[str, ...], list[str], dict[str, str]]:
+        """Of a prompt's words the unknown ones, the subjects' names and the followers, as in `_Seen`."""
         text = " " + " ".join(self._singular(word) for word in words) + " "
         subjects = [self._owner[phrase] for phrase in self._subject.findall(text)]
         rest = self._subject.sub(lambda phrase: "\0" + " \0" * phrase[0].count(" "), text).split(" ")[1:-1]
-        followers = dict(zip(words, rest[1:]))                          # "\0" stands for a word of a subject
         unknown = tuple(dict.fromkeys(word for word, left in zip(words, rest) if left != "\0" and self._is_unknown(word)))
-        if unknown and _is_foreign(words):
-            return _Seen(prompt, unknown, (), subjects, followers, foreign=True)
-        corrected = tuple((word, known) for word in unknown if (known := self._meant(word)))
-        left = tuple(word for word in unknown if word not in dict(corrected))
-        return _Seen(prompt, left, mended + corrected, subjects, followers, foreign=False)
+        return unknown, subjects, dict(zip(words, rest[1:]))
 
     def _report(self, prompt: str, seed: int | None) -> PromptReport:
         seen = self._look(prompt)
@@ -264,15 +269,16 @@ class Vocabulary:
         return self.embed is not None and self.count_tokens(word) == 3
 
     def _meant(self, word: str) -> str:
-        """The taught word that an unknown one must be a slip of; "" where it is a word of its own, or could be several.
+        """The taught word that an unknown one must be a slip of; "" where it is a word of its own, or could be several. A subject by
+        itself is likelier than a part of one ("snae": a snake, not a snare drum), and that than any other word.
 
         The first letter is hardly ever the wrong one: a noodle is no poodle, a beagle no eagle.
         """
         if self._is_real(word) or not word.isascii():
             return ""
         found = [known for known in self._spelled_like(word, _MIN_TYPO) if known[0] == word[0]]
-        subjects = [known for known in found if known in self._subject_words]
-        return subjects[0] if len(subjects) == 1 else found[0] if len(found) == 1 else ""
+        likeliest = next(filter(None, ([known for known in found if known in kind] for kind in (self._owner, self._subject_words, found))), [])
+        return likeliest[0] if len(likeliest) == 1 else ""
 
     def _spelled_like(self, word: str, min_letters: int) -> tuple[str, ...]:
         if not word.isascii():
@@ -281,7 +287,7 @@ class Vocabulary:
         if len(word) < min_letters:
             return ()
         forms = {word, *_singulars(word)}
-        typos = sorted((w for w in self._typeable if any(one_edit_apart(form, w) for form in forms)), key=lambda known: (known not in self._owner, known))
+        typos = sorted((w for w in self._typeable if w != word and any(one_edit_apart(form, w) for form in forms)), key=lambda known: (known not in self._owner, known))
         return tuple(typos[:_MAX_SUGGESTIONS])
 
     def _embed_subjects(self) -> None:
