@@ -43,7 +43,7 @@ class DeskPage:
         return int(self.page.locator(".scrub").get_attribute("max")) + 1
 
     def choose_full_steps(self, steps: int) -> None:
-        self.page.locator(".advanced summary").click()
+        self.page.locator(".advanced summary").press("Enter")          # what appears above may move it from under a click
         self.page.locator(".full-steps").select_option(str(steps))
 
     def render_full(self) -> None:
