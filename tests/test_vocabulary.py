@@ -104,7 +104,23 @@ def test_a_name_of_two_words_is_known_by_what_is_put_right(by_spelling):
     """"Ferris" was called unknown, and read as "ferris"."""
     report = by_spelling.check("a ferris whpeel in the snow")
     assert report.corrected == (("whpeel", "wheel"),) and report.notes == ('Read "whpeel" as "wheel".',)
-    assert by_spelling.check("a ferris in the snow").unknown_words == ("ferris",)
+
+
+@pytest.mark.parametrize("word, near", [("wheeel", ("ferris wheel",)), ("snaree", ("snare drum",)), ("engin", ("steam engine", "fire engine")),
+                                        ("snare", ()), ("xnight", ("night",)), ("pace", ("space", "race car"))])
+def test_a_part_of_a_name_is_none(by_spelling, word, near):
+    """"Engin" was read as "engine", and that called unknown by a word that stood nowhere; "snare" was read as "snake"."""
+    report = by_spelling.check(f"a {word} in the snow")
+    assert report.unknown_words == (word,) and report.suggestions == (((word, near),) if near else ()) and not report.corrected
+    assert not any(by_spelling.check(f"a {name} in the snow").unknown_words for name in near)
+    assert by_spelling.read(f"a {word} in the snow") == f"a {word} in the snow"
+
+
+@pytest.mark.parametrize("word", ["purple", "purpel"])
+def test_no_name_stands_before_a_subject(by_spelling, word):
+    """A purple penguin is not to be a purple alien penguin."""
+    report = by_spelling.check(f"a {word} penguin")
+    assert report.unknown_words == (word,) and report.suggestions == () and not report.corrected
 
 
 @pytest.mark.parametrize("typed, read, corrected", [

@@ -203,10 +203,12 @@ class Vocabulary:
         unknown, subjects, followers = self._untaught(words)
         if unknown and _is_foreign(words):
             return _Seen(prompt, unknown, (), subjects, followers, foreign=True)
-        if corrected := tuple((word, known) for word in unknown if (known := self._meant(word))):
-            meant = dict(corrected)
+        wanted, meant = {}, {word: known for word in unknown if (known := self._meant(word))}
+        while meant != wanted:                                          # a part of a name means nothing by itself: "a wheeel"
+            wanted = meant
             unknown, subjects, followers = self._untaught([meant.get(word, word) for word in words])
-        return _Seen(prompt, unknown, mended + corrected, subjects, followers, foreign=False)
+            meant = {word: known for word, known in meant.items() if known not in unknown}
+        return _Seen(prompt, unknown, mended + tuple(meant.items()), subjects, followers, foreign=False)
 
     def _untaught(self, words: list[str]) -> tuple[tuple[str, ...], list[str], dict[str, str]]:
         """Of a prompt's words the unknown ones, the subjects' names and the followers, as in `_Seen`."""
@@ -253,8 +255,9 @@ class Vocabulary:
 
     def _nearest(self, word: str, *, describes: bool) -> tuple[str, ...]:
         """describes: it stands before a subject ("a purple dog"), so no subject can replace it."""
-        if not self._is_real(word) and (found := self._spelled_like(word, _MIN_TYPO)):
-            return found
+        if not self._is_real(word) and word not in self._subject_words and (found := self._spelled_like(word, _MIN_TYPO)):
+            wholes = ((known, self._names_with(known)) for known in found)
+            return tuple(dict.fromkeys(name for known, names in wholes if not (describes and names) for name in names or (known,)))[:_MAX_SUGGESTIONS]
         deed = len(word) > 5 and word.endswith(("ing", "ly")) and not word.endswith("fly")
         if self.embed is None or describes or deed or not word.isascii():
             return ()
@@ -263,6 +266,14 @@ class Vocabulary:
                 self._remembered.clear()
             self._remembered[word] = self._meant_like(word)
         return self._remembered[word]
+
+    def _names_with(self, word: str) -> tuple[str, ...]:
+        """Of each subject the first name that has a word which alone means nothing, as an engine is of a fire engine; those that end
+        with it come first."""
+        if word in self._owner or not self._is_unknown(word):
+            return ()
+        names = {owner: name for name, owner in reversed(self._owner.items()) if word in _WORD.findall(name)}
+        return tuple(sorted(reversed(names.values()), key=lambda name: not name.endswith(word)))
 
     def _is_real(self, word: str) -> bool:
         """Whether the text encoder knows it as a word of its own, one piece between two marks: then it is no typing error."""
@@ -274,7 +285,7 @@ class Vocabulary:
 
         The first letter is hardly ever the wrong one: a noodle is no poodle, a beagle no eagle.
         """
-        if self._is_real(word) or not word.isascii():
+        if self._is_real(word) or not word.isascii() or word in self._subject_words:
             return ""
         found = [known for known in self._spelled_like(word, _MIN_TYPO) if known[0] == word[0]]
         likeliest = next(filter(None, ([known for known in found if known in kind] for kind in (self._owner, self._subject_words, found))), [])
@@ -287,7 +298,8 @@ class Vocabulary:
         if len(word) < min_letters:
             return ()
         forms = {word, *_singulars(word)}
-        typos = sorted((w for w in self._typeable if w != word and any(one_edit_apart(form, w) for form in forms)), key=lambda known: (known not in self._owner, known))
+        typos = (known for known in self._typeable if known != word and any(one_edit_apart(form, known) for form in forms))
+        typos = sorted(typos, key=lambda known: (known not in self._owner, known not in self._known, known))
         return tuple(typos[:_MAX_SUGGESTIONS])
 
     def _embed_subjects(self) -> None:
