@@ -77,7 +77,11 @@ class Vocabulary:
             for word in hints:
                 self._scenes_of.setdefault(word, set()).add(index)
             self._runs.append({run for phrase in scene.phrases for n in _RUNS for run in _runs(_WORD.findall(phrase), n) if hints & {*run}})
-        self._subject_words = _words(self._owner)
+        self._names_with: dict[str, dict[str, str]] = {}                            # by word of a name, its subjects' first names that have it
+        for phrase, name in self._owner.items():
+            for word in _words([phrase]):
+                self._names_with.setdefault(word, {}).setdefault(name, phrase)
+        self._subject_words = self._names_with.keys()
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
         self._travels = {base for verbs in world.verbs.values() for verb in verbs for base in _deed(verb)}
@@ -256,7 +260,7 @@ class Vocabulary:
     def _nearest(self, word: str, *, describes: bool) -> tuple[str, ...]:
         """describes: it stands before a subject ("a purple dog"), so no subject can replace it."""
         if not self._is_real(word) and word not in self._subject_words and (found := self._spelled_like(word, _MIN_TYPO)):
-            wholes = ((known, self._names_with(known)) for known in found)
+            wholes = ((known, self._wholes(known)) for known in found)
             return tuple(dict.fromkeys(name for known, names in wholes if not (describes and names) for name in names or (known,)))[:_MAX_SUGGESTIONS]
         deed = len(word) > 5 and word.endswith(("ing", "ly")) and not word.endswith("fly")
         if self.embed is None or describes or deed or not word.isascii():
@@ -267,13 +271,12 @@ class Vocabulary:
             self._remembered[word] = self._meant_like(word)
         return self._remembered[word]
 
-    def _names_with(self, word: str) -> tuple[str, ...]:
+    def _wholes(self, word: str) -> list[str]:
         """Of each subject the first name that has a word which alone means nothing, as an engine is of a fire engine; those that end
         with it come first."""
         if word in self._owner or not self._is_unknown(word):
-            return ()
-        names = {owner: name for name, owner in reversed(self._owner.items()) if word in _WORD.findall(name)}
-        return tuple(sorted(reversed(names.values()), key=lambda name: not name.endswith(word)))
+            return []
+        return sorted(self._names_with.get(word, {}).values(), key=lambda name: not name.endswith(word))
 
     def _is_real(self, word: str) -> bool:
         """Whether the text encoder knows it as a word of its own, one piece between two marks: then it is no typing error."""
@@ -322,7 +325,8 @@ class Vocabulary:
 class _Seen(NamedTuple):
     """What lies open in a prompt, before any neighbour is looked for: that takes longer, and no picture waits for it.
 
-    prompt: with taught words that were typed as two in one. subjects: names of those it is about. followers: by word, what stands after it, "\\0" for a word of a subject.
+    prompt: with taught words that were typed as two in one. subjects: names of those it is about. followers: by word, what stands
+    after it, "\\0" for a word of a subject.
     """
 
     prompt: str
