@@ -1,7 +1,6 @@
-"""Tables and a drawing of the engine's ladder from the JSON of bench_engine, bench_vae and bench_techniques, for docs/performance.md and the README.
+"""Tables and a drawing of the engine's ladder from the JSON of bench_engine and bench_vae, for docs/performance.md and the README.
 
     python -m bench.ladder bench/results/{engine,density,vae}-*.json [--svg docs/ladder.svg]
-    python -m bench.ladder bench/results/techniques-pocket-h200.json bench/results/techniques-pocket.json bench/results/techniques-pocket-h100.json
 
 Prints Markdown. Nothing is measured here.
 """
@@ -77,21 +76,6 @@ def decoder_table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def techniques_table(clips: dict, cores: dict, card: dict) -> str:
-    """One row a technique on trained weights: what it does to a clip by the first result, and the time of a clip's text and steps by the
-    other two, which does not depend on the weights."""
-    cores_s, card_s = ({row["name"]: row["steps_s"] for row in result["rows"] if row["steps_s"]} for result in (cores, card))
-    lines = ["| on | probe: subject, motion | PSNR, dB | SSIM | worst frame's | feature distance | 2 CPU cores | H100 |",
-             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for row in clips["rows"]:
-        name, cells = row["name"], [f"{row['subject']:.2f}, {row['motion']:.2f}"]
-        cells += [f"{row[key]:{style}}" if key in row else "" for key, style in
-                  (("psnr_db", ".1f"), ("ssim", ".4f"), ("worst_ssim", ".4f"), ("feature_distance", ".4f"))]
-        cells += [f"{cores_s[name]:.2f} s" if name in cores_s else "", f"{1000 * card_s[name]:.1f} ms" if name in card_s else ""]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def rungs(result: dict) -> list[dict]:
     return [row for row in result["rows"] if "clip_s" in row]
 
@@ -135,9 +119,6 @@ def main() -> int:
     options = parser.parse_args()
     every = [json.loads(path.read_text()) for path in options.files]
     results = columns([result for result in every if result["bench"] == "engine"])
-    techniques = [result for result in every if result["bench"] == "techniques"]
-    if techniques:
-        print(techniques_table(*techniques))
     if not results:
         return 0
     facts = results[0]

@@ -3,16 +3,8 @@ import os
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 
-
-def cpu() -> str:
-    """The processor's name and how many of its cores this process may use."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name}"
+from turbo_engine.machine import processor
 
 
 def commit() -> str:
@@ -29,4 +21,4 @@ def commit() -> str:
 def facts() -> dict:
     """Machine, versions and commit, JSON-ready; and the call that `bench.table` made, where it did."""
     call = {"call": os.environ["BENCH_CALL"]} if "BENCH_CALL" in os.environ else {}
-    return {"machine": cpu(), "python": platform.python_version(), "torch": version("torch"), "commit": commit(), **call}
+    return {"machine": processor(), "python": platform.python_version(), "torch": version("torch"), "commit": commit(), **call}

@@ -1,5 +1,6 @@
 """The engine with tiny random weights in the shipped format: events, determinism, stopping, and what it refuses."""
 import gc
+import os
 import threading
 import time
 import weakref
@@ -418,9 +419,9 @@ def test_the_stand_in_follows_prompt_seed_steps_and_script():
 
 
 def test_threads_are_this_processs_share(monkeypatch):
-    monkeypatch.setattr(engine_module.os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
     assert Engine("pocket", device="cpu").threads == 3
-    monkeypatch.setattr(engine_module.os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(128)), raising=False)
     assert Engine("pocket", device="cpu").threads == engine_module.MAX_THREADS
     assert Engine("pocket", device="cpu", threads=5).threads == 5
 

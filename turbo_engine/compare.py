@@ -4,8 +4,8 @@ import numpy as np
 
 from turbo_engine.resample import by_time, count_at, resized
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)      # BT.709
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)      # BT.709
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def aligned(a: np.ndarray, b: np.ndarray, fps_a: float, fps_b: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -49,7 +49,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Gaussian window of 11 pixels, sigma 1.5, constants 0.01 and 0.03. Source: Wang et al. 2004, IEEE TIP 13(4).
     """
     _check(a, b)
-    return np.array([_ssim_of(x @ _LUMA, y @ _LUMA) for x, y in zip(a, b)])
+    return np.array([_ssim_of(x @ LUMA, y @ LUMA) for x, y in zip(a, b)])
 
 
 def _ssim_of(x: np.ndarray, y: np.ndarray) -> float:
@@ -59,5 +59,5 @@ def _ssim_of(x: np.ndarray, y: np.ndarray) -> float:
     mean_x, mean_y = local_mean(x), local_mean(y)
     var_x, var_y = local_mean(x * x) - mean_x ** 2, local_mean(y * y) - mean_y ** 2
     covariance = local_mean(x * y) - mean_x * mean_y
-    score = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / ((mean_x ** 2 + mean_y ** 2 + _C1) * (var_x + var_y + _C2))
+    score = ((2 * mean_x * mean_y + C1) * (2 * covariance + C2)) / ((mean_x ** 2 + mean_y ** 2 + C1) * (var_x + var_y + C2))
     return float(score.mean(dtype=np.float64))

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from turbo_engine.machine import processor
+
 FLOORS = {"torch": "2.10", "gradio": "6.31", "starlette": "0.49.1", "python-multipart": "0.0.27", "safetensors": "0.5", "av": "18", "fastapi": "0.110"}
 """Older ones have known holes, or lack what is used here."""
 SHOWN = ("triton", "numpy", "opencv-python-headless", "transformers", "websockets", "uvicorn", "prometheus_client")
@@ -77,11 +79,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    info = Path("/proc/cpuinfo")
-    name = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), "") if info.exists() else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    yield Finding(GOOD if memory >= 3 << 30 or not memory else NOTE, "machine", f"{cores} cores of {name or platform.machine()}, {memory / 2**30:.1f} GiB of memory"
+    yield Finding(GOOD if memory >= 3 << 30 or not memory else NOTE, "machine", f"{processor()}, {memory / 2**30:.1f} GiB of memory"
                                                                                f"{'' if memory >= 3 << 30 or not memory else '; pocket wants 4'}")
 
 

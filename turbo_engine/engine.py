@@ -2,7 +2,6 @@
 
 A long job can give way: between two blocks of its network it lets another job run to its end, and then goes on where it was.
 """
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor
 from turbo_engine.errors import OutOfMemory, RequestError, TurboError
 from turbo_engine.families import Family, open_family
 from turbo_engine.heap import give_back
+from turbo_engine.machine import usable_cores
 from turbo_engine.models.experts import expert_steps
 from turbo_engine.plan import MemoryPlan
 from turbo_engine.presets import Preset, load_preset
@@ -48,7 +48,7 @@ class Engine:
         self.preset = preset if isinstance(preset, Preset) else load_preset(preset)
         self.device = _device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.threads = min(_cpus(), MAX_THREADS) if threads is None else threads
+        self.threads = min(usable_cores(), MAX_THREADS) if threads is None else threads
         self._weights = Path(weights) if isinstance(weights, str) else weights
         self._encoder = encoder
         self.modes = tuple(modes)
@@ -271,11 +271,6 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:         # some of torch's questions want it
         device = torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _cpus() -> int:
-    """CPUs this process may use; a container's share, not the whole machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

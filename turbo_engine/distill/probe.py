@@ -85,14 +85,19 @@ def disturb(video: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(probe: Probe, views: Tensor, labels: Tensor, batch: int = 64) -> dict[str, float]:
+def answers(probe: Probe, views: Tensor, batch: int = 64) -> Tensor:
+    """What it takes each clip for, int64 [N, 4] class indices in the order of HEADS, on the CPU. views [N, 3, 9, 128, 128] in [0, 1]."""
+    return torch.cat([torch.stack([head.argmax(1) for head in probe(part)], 1).cpu() for part in views.split(batch)])
+
+
+def shares_right(said: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of clips right by head. said, labels [N, 4]."""
+    return {name: round(float(right), 4) for name, right in zip(HEADS, (said == labels.cpu()).double().mean(0))}
+
+
+def accuracy(probe: Probe, views: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of clips right by head. views [N, 3, 9, 128, 128] in [0, 1]; labels [N, 4]."""
-    right = torch.zeros(len(HEADS))
-    for start in range(0, len(views), batch):
-        logits = probe(views[start:start + batch])
-        for i, head in enumerate(logits):
-            right[i] += (head.argmax(1) == labels[start:start + batch, i].to(head.device)).sum().cpu()
-    return {name: round(float(r) / len(views), 4) for name, r in zip(HEADS, right)}
+    return shares_right(answers(probe, views), labels)
 
 
 @torch.no_grad()

@@ -1,12 +1,15 @@
 """Every number and sheet of the model card, from the weights: `python -m turbo_engine.distill.report --out OUT`.
 
-Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps),
-sharpness, flicker, variety over seeds, prompts in other words, larger clips than it was trained for, the distance of turbo from full for one seed by
-sampler, how near clips come to the rendered ones they describe, the autoencoder's PSNR, and contact sheets of the showcase prompts.
+Counts with the probe on fixed prompts and several seeds (teacher, student by steps and sampler, teacher at the student's steps, student with each
+technique), sharpness, flicker, what each technique changes and saves, variety over seeds, prompts in other words, larger clips than it was trained for,
+the distance of turbo from full for one seed by sampler, how near clips come to the rendered ones they describe, the autoencoder's PSNR, and contact
+sheets of the showcase prompts. `card.py` makes the card's tables of report.json, and is called at the end.
 Runs on a CPU too, given a probe and patience (--prompts 8), or a part of it (--only worded).
 """
 import json
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +18,20 @@ from torch import Tensor
 
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
+from turbo_engine.distill.card import blocks
 from turbo_engine.distill.clips import Compositor
+from turbo_engine.distill.likeness import likeness
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
 from turbo_engine.distill.pocket import load_dit, load_vae, pocket_preset, training_commit
-from turbo_engine.distill.probe import accuracy, labels_of, new_probe, rendered_set, view
+from turbo_engine.distill.probe import Probe, accuracy, answers, feature_distance, labels_of, new_probe, rendered_set, shares_right, view
 from turbo_engine.distill.probe import make as make_probe
 from turbo_engine.distill.prompts import SHOWCASE, batches, counted_prompts, other_words
 from turbo_engine.distill.sheet import contact_sheet
+from turbo_engine.distill.techniques import networks
 from turbo_engine.distill.training import Run, arguments, open_run
 from turbo_engine.distill.vae import evaluate as evaluate_vae
 from turbo_engine.distill.world import ClipSpec, load_world
+from turbo_engine.machine import processor
 from turbo_engine.models.dit import DiT
 from turbo_engine.models.text_encoder import MiniLM
 from turbo_engine.models.vae import VAE
@@ -38,9 +45,11 @@ BATCH = 25
 VARIETY_PROMPTS, VARIETY_SEEDS = 12, 16
 STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 SHEET_SEED = 7
-PARTS = ("sheets", "turbo_to_full", "accuracy", "worded", "larger", "variety", "rendered", "vae")
-COUNTED = {"accuracy", "worded", "larger"}       # the parts that ask the probe
+PARTS = ("sheets", "turbo_to_full", "accuracy", "techniques", "worded", "larger", "variety", "rendered", "vae")
+COUNTED = {"accuracy", "techniques", "worded", "larger"}       # the parts that ask the probe
+FULL, ANOTHER_SEED = "teacher-50", "another seed"
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
+TIMED_S, TIMED_CALLS = 5.0, (3, 50)     # of timing a maker: seconds, and calls at least and at most
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
 
@@ -91,8 +100,8 @@ class Studio:
         return self.latents("teacher", prompts, seeds, sampler=full.sampler, times=flow_times(num_steps, full.shift, full.t_min),
                             guidance_scale=full.guidance_scale)
 
-    def student(self, prompts, seeds, num_steps: int, sampler: str) -> Tensor:
-        return self.latents("student", prompts, seeds, sampler=sampler, times=rcm_times(num_steps, self.preset.turbo.sigma_max),
+    def student(self, prompts, seeds, num_steps: int, sampler: str, role: str = "student") -> Tensor:
+        return self.latents(role, prompts, seeds, sampler=sampler, times=rcm_times(num_steps, self.preset.turbo.sigma_max),
                             guidance_scale=1.0)
 
 
@@ -112,25 +121,74 @@ def flicker(frames: Tensor) -> float:
     return float(change.sort(1).values[:, :change.shape[1] // 2].mean())
 
 
-def count(studio: Studio, probe, make, prompts: list[str], labels: Tensor, held_out: int, *, draws: int, still: Tensor) -> dict:
-    """Over `draws` seeds a prompt: probe accuracy on all prompts and on the held-out tail, mean sharpness, and flicker where the
-    camera stands still (bool [N]). make(prompts, seeds) -> latents."""
-    views, edges, quiet = [], [], []
+def count(studio: Studio, probe: Probe | None, makers: dict[str, Callable], prompts: list[str], labels: Tensor, held_out: int, *, draws: int,
+          still: Tensor, against: dict[str, str] | None = None) -> dict[str, dict]:
+    """Of each maker, over `draws` seeds a prompt: probe accuracy on all prompts and on the held-out tail, mean sharpness, and flicker where the
+    camera stands still (bool [N]); how like its clips are to those of the maker named in `against`, an earlier one, for the same prompts and seeds.
+    A maker is make(prompts, seeds) -> latents."""
+    against, found = against or {}, {name: defaultdict(list) for name in makers}
     for draw in range(draws):
-        for batch, standing in zip(batches(prompts, BATCH, 10_000 * draw), still.split(BATCH)):
-            frames = studio.frames(make(*batch))
-            views.append(view(frames))
-            edges.append(sharpness(frames))
-            if (standing := standing.to(frames.device)).any():
-                quiet.append(flicker(frames[standing]))
-    seen = torch.cat(views)
-    row = {"all": accuracy(probe, seen, labels.repeat(draws, 1)), "sharpness": round(float(np.mean(edges)), 6)}
-    if quiet:
-        row["flicker"] = round(float(np.mean(quiet)), 6)
-    if held_out:
-        tail = (torch.arange(len(seen)) % len(prompts)) >= len(prompts) - held_out
-        row["held_out"] = accuracy(probe, seen[tail.to(seen.device)], labels[-held_out:].repeat(draws, 1))
+        for (said, seeds), standing in zip(batches(prompts, BATCH, 10_000 * draw), still.split(BATCH)):
+            made: dict[str, tuple[Tensor, Tensor]] = {}
+            for name, make in makers.items():
+                of, frames = found[name], studio.frames(make(said, seeds))
+                seen = view(frames)
+                of["sharpness"].append(sharpness(frames))
+                if (quiet := standing.to(frames.device)).any():
+                    of["flicker"].append(flicker(frames[quiet]))
+                if probe is not None:
+                    of["said"].append(answers(probe, seen))
+                if name in against:
+                    other, other_seen = made[against[name]]
+                    for key, scores in zip(("psnr", "ssim"), likeness(frames, other)):
+                        of[key].append(scores.cpu())
+                    if probe is not None:
+                        of["unlike"].append(feature_distance(probe, seen, other_seen).cpu())
+                if name in against.values():
+                    made[name] = frames, seen
+    tail = (torch.arange(draws * len(prompts)) % len(prompts)) >= len(prompts) - held_out
+    return {name: _row(of, labels.repeat(draws, 1), tail) for name, of in found.items()}
+
+
+def _row(of: dict[str, list], labels: Tensor, tail: Tensor) -> dict:
+    """What `count` says of one maker. labels [N, 4], tail bool [N]."""
+    row: dict = {}
+    if of["said"]:
+        said = torch.cat(of["said"])
+        row["all"] = shares_right(said, labels)
+    row["sharpness"] = round(float(np.mean(of["sharpness"])), 6)
+    if of["flicker"]:
+        row["flicker"] = round(float(np.mean(of["flicker"])), 6)
+    if of["said"] and tail.any():
+        row["held_out"] = shares_right(said[tail], labels[tail])
+    if of["ssim"]:
+        alike = torch.cat(of["ssim"])
+        row |= {"psnr_db": round(float(torch.cat(of["psnr"]).mean()), 2), **_alike(alike.mean(1)), "worst_ssim": round(float(alike.min()), 4)}
+    if of["unlike"]:
+        row["feature_distance"] = round(float(torch.cat(of["unlike"]).mean()), 5)
     return row
+
+
+def _alike(scores: Tensor) -> dict[str, float]:
+    """SSIM of clips [N]: mean, median, and what nine in ten reach."""
+    return {"ssim_mean": round(float(scores.mean()), 4), "ssim_median": round(float(scores.quantile(0.5)), 4),
+            "ssim_tenth": round(float(scores.quantile(0.1)), 4)}
+
+
+def seconds_a_clip(make: Callable, prompt: str, device: torch.device) -> float:
+    """Wall seconds of one prompt's text and steps, device idle before and after: the median."""
+    make([prompt], [0])                                        # compiles, records
+    times: list[float] = []
+    least, most = TIMED_CALLS
+    while len(times) < least or sum(times) < TIMED_S and len(times) < most:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        make([prompt], [0])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return round(float(np.median(times)), 4)
 
 
 def variety(make, prompts: list[str]) -> float:
@@ -167,19 +225,15 @@ def larger(studio: Studio, probe, prompts: list[str], labels: Tensor) -> dict:
 
 
 def turbo_to_full(studio: Studio, prompts: list[str]) -> dict:
-    """SSIM of the student to teacher-50 at the same seed, by sampler and of the usual one by steps too, over one seed a prompt: mean, median, and
-    what nine in ten reach."""
+    """SSIM of the student to teacher-50 at the same seed, by sampler and of the usual one by steps too, over one seed a prompt."""
     usual = studio.preset.turbo.sampler
     ways = {name: (4, name) for name in ("sde", "fixed-noise", "ode")} | {f"{usual}, {n} steps": (n, usual) for n in (3, 2, 1)}
-    scores: dict[str, list[float]] = {name: [] for name in ways}
+    scores: dict[str, list[Tensor]] = {name: [] for name in ways}
     for batch in batches(prompts, BATCH, 1_000):
-        full = to_uint8(studio.frames(studio.teacher(*batch, studio.preset.full.num_steps)))
+        full = studio.frames(studio.teacher(*batch, studio.preset.full.num_steps))
         for name, way in ways.items():
-            turbo = to_uint8(studio.frames(studio.student(*batch, *way)))
-            with ThreadPoolExecutor() as workers:
-                scores[name] += workers.map(lambda a, b: float(ssim(a, b).mean()), turbo, full)
-    summaries = {"ssim_mean": np.mean, "ssim_median": np.median, "ssim_tenth": lambda s: np.quantile(s, 0.1)}
-    return {name: {key: round(float(of(s)), 4) for key, of in summaries.items()} for name, s in scores.items()}
+            scores[name].append(likeness(studio.frames(studio.student(*batch, *way)), full)[1].mean(1).cpu())
+    return {name: _alike(torch.cat(each)) for name, each in scores.items()}
 
 
 def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: list[ClipSpec],
@@ -195,6 +249,22 @@ def to_rendered(studio: Studio, compositor: Compositor, makers: dict, specs: lis
         latents |= {name: make(said, seeds) for name, make in makers.items()}
         for name, latent in latents.items():
             found[name] += nearness(studio.frames(latent).float(), rendered, areas)
+    return found
+
+
+def technique_makers(studio: Studio, folder: Path) -> dict[str, tuple[Callable, Callable | None]]:
+    """The usual clip of another seed, and of the same one with each technique: a maker to look at, and one to be timed, where it is."""
+    steps, sampler = studio.preset.turbo.num_steps, studio.preset.turbo.sampler
+    found: dict[str, tuple[Callable, Callable | None]] = {
+        ANOTHER_SEED: (lambda p, s: studio.student(p, [seed + 5_000 for seed in s], steps, sampler), None)}
+    seen, timed = networks(folder, studio.networks["student"])
+    for name in seen:
+        makers = []
+        for role, network in ((name, seen[name]), (f"{name}, timed", timed.get(name))):
+            if network is not None:
+                studio.networks[role] = network
+            makers.append(network and (lambda p, s, role=role: studio.student(p, s, steps, sampler, role=role)))
+        found[name] = tuple(makers)
     return found
 
 
@@ -231,7 +301,7 @@ def main() -> None:
     held_out = args.prompts // 3
     specs, prompts = counted_prompts(world, args.prompts, held_out)
     report = {"bench": "report", "commit": training_commit(), "device": torch.cuda.get_device_name() if run.cuda else "cpu",
-              "torch": torch.__version__, "prompts": args.prompts, "draws": args.draws, "held_out": held_out,
+              "machine": processor(), "torch": torch.__version__, "prompts": args.prompts, "draws": args.draws, "held_out": held_out,
               "guidance_scale": studio.preset.full.guidance_scale}
 
     def keep(part: str, found: dict) -> None:
@@ -244,35 +314,45 @@ def main() -> None:
     if args.seeds and "turbo_to_full" in args.only:
         keep("turbo_to_full", turbo_to_full(studio, prompts[:args.seeds]))
     sampler = studio.preset.turbo.sampler
-    makers = {"teacher-50": lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
+    makers = {FULL: lambda p, s: studio.teacher(p, s, 50), "teacher-4": lambda p, s: studio.teacher(p, s, 4)}
     makers |= {f"student-4 {name}": lambda p, s, name=name: studio.student(p, s, 4, name) for name in ("fixed-noise", "ode", "sde")}
     makers |= {f"student-{n} {sampler}": lambda p, s, n=n: studio.student(p, s, n, sampler) for n in (2, 1)}
-    few = slice(FEWER_PROMPTS)
+    turbo, few = f"student-4 {sampler}", slice(FEWER_PROMPTS)
+    probe, labels = None, labels_of(specs)
     if probe_file:
-        probe, labels = fill(new_probe(world), probe_file, "probe").to(run.device).eval(), labels_of(specs)
-        if "accuracy" in args.only:
-            if run.cuda:
-                compositor.prepare()
-                keep("probe_on_rendered", {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
-                                           for name, held in (("seen_triples", False), ("held_out_triples", True))})
-            still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
-            keep("accuracy", {name: count(studio, probe, make, prompts, labels, held_out, draws=args.draws, still=still)
-                              for name, make in makers.items()})
+        probe = fill(new_probe(world), probe_file, "probe").to(run.device).eval()
+        if "accuracy" in args.only and run.cuda:
+            compositor.prepare()
+            keep("probe_on_rendered", {name: accuracy(probe, *rendered_set(compositor, world, 600, 99, held_out=held))
+                                       for name, held in (("seen_triples", False), ("held_out_triples", True))})
+    counted = makers if "accuracy" in args.only and probe else {}
+    under = technique_makers(studio, args.weights) if "techniques" in args.only else {}
+    if counted or under:
+        still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
+        rows = count(studio, probe, {FULL: makers[FULL], turbo: makers[turbo], **counted, **{name: seen for name, (seen, _) in under.items()}},
+                     prompts, labels, held_out, draws=args.draws, still=still, against={turbo: FULL, **dict.fromkeys(under, turbo)})
+        if counted:
+            keep("accuracy", {name: rows[name] for name in counted})
+        if under:
+            timed = {FULL: makers[FULL], turbo: makers[turbo], **{name: made for name, (_, made) in under.items()}}
+            keep("techniques", {name: {"steps_s": made and seconds_a_clip(made, prompts[0], run.device), **rows[name]} for name, made in timed.items()})
+    if probe:
         if "worded" in args.only:
             keep("worded", worded(studio, probe, specs[few], labels[few]))
         if "larger" in args.only:
             keep("larger", larger(studio, probe, prompts[few], labels[few]))
     if "variety" in args.only:
-        keep("variety", {name: variety(makers[name], prompts) for name in ("teacher-50", "teacher-4", "student-4 fixed-noise")})
+        keep("variety", {name: variety(makers[name], prompts) for name in (FULL, "teacher-4", turbo)})
     if "rendered" in args.only:
-        told = {name: makers[name] for name in ("teacher-50", f"student-4 {sampler}", f"student-1 {sampler}")}
+        told = {name: makers[name] for name in (FULL, turbo, f"student-1 {sampler}")}
         rows = to_rendered(studio, compositor, told, specs[few], prompts[few])
         keep("rendered", {name: mean_rows(each) for name, each in rows.items()})
         motions = [world.motions[spec.motion].name for spec in specs[few]]
-        keep("rendered_by_motion", {name: rows_by(motions, rows[name]) for name in ("autoencoder", f"student-4 {sampler}")})
+        keep("rendered_by_motion", {name: rows_by(motions, rows[name]) for name in ("autoencoder", turbo)})
     if run.cuda and "vae" in args.only:
         studio.vae.float()
         keep("vae", evaluate_vae(studio.vae, compositor, world, run, clips_per_scene=8, size=studio.preset.clip.height)[0])
+    write_whole(args.out / "card.md", "\n\n".join(blocks(report).values()).encode() + b"\n")
     print(json.dumps(report))
     run.close()
 

@@ -1,9 +1,9 @@
-"""The networks that bench_techniques compares are the plain one under each technique."""
+"""The networks that the report compares are the plain one under each technique."""
 import torch
 from test_accelerate import build, distance, inputs, run
 
-from bench.bench_techniques import variants
 from turbo_engine.distill.sla import sparse_twin
+from turbo_engine.distill.techniques import variants
 from turbo_engine.presets import SparseSettings
 
 
