@@ -1,7 +1,6 @@
 """The tables of the model card and of docs/performance.md from what `report` wrote.
 
-    python -m turbo_engine.distill.card bench/results/pocket-report-h100.json --cores bench/results/pocket-techniques-2-cores.json \\
-        --into docs/model-card.md docs/performance.md
+    python -m turbo_engine.distill.card bench/results/pocket-report-*.json --times bench/results/pocket-times-*.json --into docs/model-card.md docs/performance.md
 
 A document holds each between `<!-- report: NAME -->` and `<!-- /report -->`; all else in it stays. Several files are the parts of one report, made in several
 calls; --out keeps them as one.
@@ -27,11 +26,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def blocks(report: dict, cores: dict | None = None) -> dict[str, str]:
-    """Markdown by name, of what a report has. cores: one made on a CPU, for the times of `techniques`."""
+def blocks(report: dict, elsewhere: Sequence[dict] = ()) -> dict[str, str]:
+    """Markdown by name, of what a report has. elsewhere: reports of other machines, for their times of `techniques`."""
     made = {name: make(report) for name, make in _BLOCKS.items() if name in report}
     if "techniques" in report:
-        made["techniques"] = _techniques(report, cores)
+        made["techniques"] = _techniques(report, elsewhere)
     return {"made": _made(report)} | made
 
 
@@ -132,21 +131,22 @@ def _vae(report: dict) -> str:
             f"By scene: {', '.join(f'{name} {db:.1f}' for name, db in scenes)}.")
 
 
-def _techniques(report: dict, cores: dict | None) -> str:
+def _techniques(report: dict, elsewhere: Sequence[dict]) -> str:
     named = {FULL: "full, 50 steps, guidance", TURBO: "rCM: student, 4 steps"}
-    slow = {} if cores is None else {name: row["steps_s"] for name, row in cores["techniques"].items() if row["steps_s"]}
-    on_card = report["device"] != "cpu"
+    machines = [*elsewhere, report]
     heads = ["on", *(f"probe: {head}" for head in HEADS), "PSNR, dB", "SSIM", "nine in ten reach", "worst frame's", "feature distance",
-             *([cores["machine"]] if slow else []), card_name(report["device"]) if on_card else report["machine"]]
+             *(made["machine"] if made["device"] == "cpu" else card_name(made["device"]) for made in machines)]
     rows = []
     for name, row in report["techniques"].items():
         cells = _right(row["all"]) if "all" in row else [""] * len(HEADS)
         cells += [f"{row[key]:{style}}" if key in row else "" for key, style in
                   (("psnr_db", ".1f"), ("ssim_mean", ".4f"), ("ssim_tenth", ".4f"), ("worst_ssim", ".4f"), ("feature_distance", ".4f"))]
-        cells += [f"{slow[name]:.2f} s" if name in slow else ""] if slow else []
-        taken = row["steps_s"]
-        rows.append([named.get(name, name), *cells, "" if taken is None else f"{1000 * taken:.1f} ms" if on_card else f"{taken:.2f} s"])
+        rows.append([named.get(name, name), *cells, *(_taken(made["techniques"].get(name, {}).get("steps_s")) for made in machines)])
     return table(heads, rows)
+
+
+def _taken(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f} s" if seconds >= 0.2 else f"{1000 * seconds:.1f} ms"
 
 
 _BLOCKS = {"probe_on_rendered": _probe, "accuracy": _accuracy, "variety": _variety, "turbo_to_full": _turbo_to_full, "worded": _worded, "larger": _larger,
@@ -156,13 +156,13 @@ _BLOCKS = {"probe_on_rendered": _probe, "accuracy": _accuracy, "variety": _varie
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="report.json, or several of one report's parts")
-    parser.add_argument("--cores", type=Path, help="report.json of a CPU, for its times")
+    parser.add_argument("--times", nargs="+", type=Path, default=[], metavar="REPORT", help="report.json of other machines, for their times of techniques")
     parser.add_argument("--into", nargs="+", type=Path, default=[], metavar="DOC", help="write the tables into these; without it they are printed")
     parser.add_argument("--out", type=Path, help="write the parts as one report here")
     options = parser.parse_args()
     try:
         report = merged([json.loads(path.read_text()) for path in options.reports])
-        made = blocks(report, json.loads(options.cores.read_text()) if options.cores else None)
+        made = blocks(report, [json.loads(path.read_text()) for path in options.times])
         documents = {path: filled(path.read_text(), made) for path in options.into}
     except (OSError, ValueError) as error:
         print(f"card: {error}", file=sys.stderr)

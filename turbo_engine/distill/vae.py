@@ -23,7 +23,7 @@ from turbo_engine.models.vae import VAE, VAEConfig
 MASK_WEIGHT = 3.0
 KL_WEIGHT = 1e-4
 MSE_WEIGHT = 2.0          # what PSNR measures; alone it is soft
-ENERGY_WEIGHT = 2.5       # edges with 0.8 of their strength in place of 0.7, for a quarter of a decibel: docs/log.md
+ENERGY_WEIGHT = 4.0       # edges with nearly all of their strength, for half a decibel: docs/log.md
 PEAK_LR = 7e-4            # a norm-free net: 2e-3 collapsed to a flat picture in a trial run, 7e-4 did not
 CROP, WINDOW = 128, 17
 
