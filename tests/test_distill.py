@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from turbo_engine import compare
 from turbo_engine.denoiser import Denoiser
 from turbo_engine.distill import pocket, report
 from turbo_engine.distill import student as distil
@@ -14,6 +16,7 @@ from turbo_engine.distill.errors import CLIPS_EACH, Judged, by_motion, errors, o
 from turbo_engine.distill.flow import MOST_FOR_A_FRAME, SUBJECT_WEIGHT, TOUCHED, draw_times, flow_loss, subject_weight
 from turbo_engine.distill.hardness import LEAST, MOST, Hardness
 from turbo_engine.distill.latents import LEAST_WEIGHT, channel_weights, latent_share
+from turbo_engine.distill.likeness import likeness
 from turbo_engine.distill.muon import Muon
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
 from turbo_engine.distill.pocket import pocket_preset
@@ -23,7 +26,7 @@ from turbo_engine.distill.report import flicker, variety
 from turbo_engine.distill.sla import sparse_twin
 from turbo_engine.distill.training import EMA, Averages, GradientStep, Optimizers, Run, trapezoid
 from turbo_engine.distill.turns import Turns
-from turbo_engine.distill.vae import energy_loss, psnr, reconstruction_loss
+from turbo_engine.distill.vae import energy_loss, finest, psnr, reconstruction_loss
 from turbo_engine.distill.world import load_world
 from turbo_engine.errors import WeightsError
 from turbo_engine.models.config import DiTConfig, VAEConfig
@@ -216,11 +219,21 @@ def test_vae_loss_falls_on_a_fixed_batch():
 
 def test_a_soft_edge_costs_energy_and_one_a_pixel_away_next_to_none():
     step = torch.zeros(1, 3, 2, 32, 32)
-    step[..., 18:] = 1
+    step[..., 20:] = 1                                         # it and its neighbour lie within the same neighbourhoods
     moved, soft = step.roll(-1, -1).clone(), torch.nn.functional.avg_pool3d(step, (1, 1, 5), 1, (0, 0, 2), count_include_pad=False)
     moved[..., -1] = 1
     assert float(energy_loss(step, step)) == 0
-    assert float(energy_loss(soft, step)) > 100 * float(energy_loss(moved, step)) and float(energy_loss(soft, step)) > 0.05
+    assert float(energy_loss(soft, step)) > 100 * float(energy_loss(moved, step)) and float(energy_loss(soft, step)) > 0.04
+
+
+def test_dots_on_every_other_pixel_make_up_for_no_edge_and_are_told():
+    step = torch.zeros(1, 3, 2, 32, 32)
+    step[..., 18:] = 1
+    soft = torch.nn.functional.avg_pool3d(step, (1, 1, 5), 1, (0, 0, 2), count_include_pad=False)
+    every_other = torch.tensor([0.05, -0.05]).repeat(16)
+    for dots in (every_other.expand(32, 32), every_other[:, None].expand(32, 32), every_other[:, None] * every_other * 20):
+        assert float(energy_loss(soft + dots, step)) == pytest.approx(float(energy_loss(soft, step)), rel=1e-4)
+        assert float(finest(soft + dots)) > 20 * float(finest(soft))
 
 
 TIMES = rcm_times(4, 80.0).tolist()
@@ -489,9 +502,40 @@ def test_a_count_takes_every_prompt_with_every_draw_and_the_tail_apart():
     def probe(views):
         return [torch.nn.functional.one_hot((views.mean((1, 2, 3, 4)) * 4).round().long(), 5).float() for _ in range(4)]
 
-    row = report.count(Studio, probe, make, ["0", "0.25", "0.75"], labels, 1, draws=2, still=torch.tensor([True, False, True]))
+    first, rows = report.count(Studio, probe, {"one": make}, ["0", "0.25", "0.75"], labels, 1, draws=2, still=torch.tensor([True, False, True]))
+    row = rows["one"]
     assert row["all"]["subject"] == pytest.approx(4 / 6, abs=1e-3) and row["held_out"]["camera"] == 0.5
-    assert row["sharpness"] == row["flicker"] == 0
+    assert row["sharpness"] == row["flicker"] == 0 and row["clips"] == 6 and "ssim_mean" not in row
+    assert first["one"]["clips"] == 3 and first["one"]["all"]["subject"] == 1
+
+
+def test_a_count_says_how_like_clips_are_to_those_they_are_held_against():
+    class Studio:
+        @staticmethod
+        def frames(latents):
+            return latents
+
+    def make(shift):
+        return lambda prompts, seeds: torch.rand(len(prompts), 3, 33, 32, 32, generator=torch.Generator().manual_seed(seeds[0])) * 0.8 + shift
+
+    makers = {"one": make(0.0), "same": make(0.0), "brighter": make(0.1)}
+    rows, = report.count(Studio, None, makers, ["a", "b"], torch.zeros(2, 4), 0, draws=1, still=torch.tensor([False, False]),
+                         against={"same": "one", "brighter": "one"})
+    assert "ssim_mean" not in rows["one"] and "all" not in rows["one"] and "flicker" not in rows["one"]
+    assert (rows["same"]["psnr_db"], rows["same"]["worst_ssim"]) == (99, 1)
+    assert rows["brighter"]["psnr_db"] == pytest.approx(20, abs=0.2) and 0.5 < rows["brighter"]["worst_ssim"] <= rows["brighter"]["ssim_tenth"] < 1
+
+
+def test_likeness_is_that_of_the_page():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.nn.functional.interpolate(torch.rand(2, 3, 3, 10, 14, generator=generator), scale_factor=(1, 4, 4), mode="trilinear")
+    b = (a + 0.1 * torch.randn(a.shape, generator=generator)).clamp(0, 1)
+    b[1, :, 2] = a[1, :, 2]
+    found = likeness(a, b)
+    for clip, pair in enumerate(zip(report.to_uint8(a), report.to_uint8(b))):
+        for measure, scores in zip((compare.psnr, compare.ssim), found):
+            assert scores[clip].numpy() == pytest.approx(np.minimum(measure(*pair), 99), abs=1e-4)
+    assert found[0][1, 2] == 99
 
 
 def test_larger_clips_are_made_at_their_size_and_judged_in_parts_of_the_usual_length():

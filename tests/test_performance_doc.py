@@ -1,10 +1,12 @@
-"""docs/performance.md quotes what bench_engine wrote, to the digit, and its drawing is made of the same files."""
+"""docs/performance.md and the model card quote what bench_engine and the report wrote, to the digit, and the drawing is made of the same files."""
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from bench.ladder import columns, decoder_table, ladder_table, profile_table, seconds, svg, techniques_table
+from bench.ladder import columns, decoder_table, ladder_table, profile_table, seconds, svg
+from turbo_engine.distill.card import FULL, TURBO, blocks, filled
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DENSER, DECODERS = ([json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob(f"{name}-*.json"))]
@@ -20,15 +22,37 @@ def test_tables_are_those_of_the_committed_results():
     assert svg(LADDER) == (ROOT / "docs" / "ladder.svg").read_text()
 
 
-def test_techniques_on_trained_weights_are_those_of_the_committed_results():
-    results = [json.loads((ROOT / "bench" / "results" / f"techniques-pocket{name}.json").read_text()) for name in ("-h200", "", "-h100")]
-    clips, cores, card = results
-    assert "H100" in card["device"] and cores["device"] == "cpu" and all(result["ok"] and not result["errors"] for result in results)
-    assert techniques_table(*results) in (ROOT / "docs" / "performance.md").read_text()
-    assert [row["name"] for row in clips["rows"]] == [row["name"] for row in card["rows"]] and clips["prompts"] == 24
-    assert any(row["name"].startswith("SLA") for row in clips["rows"])
-    dense = [row for row in clips["rows"] if "SLA" not in row["name"]]
-    assert all(row[question] == 1 for row in dense for question in ("subject", "scene", "camera")) and all(row["motion"] > 0.95 for row in dense)
+REPORT, CORES = (json.loads((ROOT / "bench" / "results" / f"pocket-{name}.json").read_text()) for name in ("report-h100", "times-2-cores"))
+
+
+def test_tables_of_pocket_are_those_of_the_committed_report():
+    made, places = blocks(REPORT, [CORES]), []
+    for name in ("model-card", "performance"):
+        text = (ROOT / "docs" / f"{name}.md").read_text()
+        assert filled(text, made) == text
+        places += re.findall(r"<!-- report: (\w+) -->", text)
+    assert sorted(places) == sorted(made)
+
+
+def test_pocket_is_as_good_as_it_must_be():
+    """The bars that its weights are shipped by."""
+    teacher, student = (REPORT["accuracy"][name] for name in (FULL, TURBO))
+    assert (REPORT["prompts"], REPORT["held_out"], REPORT["draws"]) == (600, 200, 3)
+    for head, bar in {"subject": 0.9, "scene": 0.97, "motion": 0.85, "camera": 0.85}.items():
+        assert teacher["all"][head] >= bar and student["all"][head] >= 0.97 * teacher["all"][head]
+        assert teacher["held_out"][head] >= 0.85 * teacher["all"][head]
+    assert REPORT["vae"]["psnr_db"] >= 32 and REPORT["vae"]["psnr_subject_db"] >= 28
+    assert 0.9 <= student["sharpness"] / teacher["sharpness"] <= 1.1 and student["flicker"] <= 1.2 * teacher["flicker"]
+    assert REPORT["variety"][TURBO] >= 0.8 * REPORT["variety"][FULL]
+    assert all(min(right.values()) > 0.99 for right in REPORT["probe_on_rendered"].values())
+
+
+def test_no_technique_costs_what_one_asked_for():
+    rows = REPORT["techniques"]
+    assert "H100" in REPORT["device"] and CORES["device"] == "cpu" and CORES["techniques"].keys() == rows.keys()
+    assert list(rows)[:2] == [FULL, TURBO] and sum(name.startswith("SLA") for name in rows) == 1 and len(rows) == 10
+    for name, row in rows.items():
+        assert min(row["all"].values()) > 0.99 and (row["steps_s"] is None) == (name == "another seed"), name
 
 
 def test_results_are_sound():

@@ -17,7 +17,7 @@ from turbo_engine.safe_write import write_whole
 HEADS = ("subject", "scene", "motion", "camera")
 SAME = ("bench", "commit", "device", "torch", "prompts", "draws", "held_out", "guidance_scale")      # in all parts of one report
 TURBO, FULL = "student-4 fixed-noise", "teacher-50"
-_PLACE = re.compile(r"(<!-- report: (\w+) -->\n).*?(\n<!-- /report -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- report: (\w+) -->\n).*?\n(<!-- /report -->)", re.DOTALL)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
@@ -41,7 +41,7 @@ def filled(document: str, made: dict[str, str]) -> str:
     def block(place: re.Match) -> str:
         if place[2] not in known:
             raise ValueError(f"<!-- report: {place[2]} -->: expected one of {', '.join(sorted(known))}")
-        return place[1] + made[place[2]] + place[3] if place[2] in made else place[0]
+        return f"{place[1]}\n{made[place[2]]}\n\n{place[3]}" if place[2] in made else place[0]
 
     return _PLACE.sub(block, document)
 

@@ -9,7 +9,7 @@ Runs on a CPU too, given a probe and patience (--prompts 8), or a part of it (--
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class Studio:
     @torch.inference_mode()
     def latents(self, role: str, prompts: list[str], seeds: list[int], *, sampler: str, times: Tensor, guidance_scale: float) -> Tensor:
         network: DiT = self.networks[role]
-        text = self.encoder.encode([self.vocabulary.read(*each) for each in zip(prompts, seeds, strict=True)], remember=False)
+        text = self.encoder.encode([self.vocabulary.read(*each) for each in zip(prompts, seeds, strict=True)])
         context, away = network.embed_text(text), network.embed_text(torch.zeros_like(text))
         denoise = Denoiser(network, context, unconditional=away, guidance_scale=guidance_scale)
         noise = self.noise(seeds).to(self.run.device)
@@ -122,10 +122,10 @@ def flicker(frames: Tensor) -> float:
 
 
 def count(studio: Studio, probe: Probe | None, makers: dict[str, Callable], prompts: list[str], labels: Tensor, held_out: int, *, draws: int,
-          still: Tensor, against: dict[str, str] | None = None) -> dict[str, dict]:
-    """Of each maker, over `draws` seeds a prompt: probe accuracy on all prompts and on the held-out tail, mean sharpness, and flicker where the
-    camera stands still (bool [N]); how like its clips are to those of the maker named in `against`, an earlier one, for the same prompts and seeds.
-    A maker is make(prompts, seeds) -> latents."""
+          still: Tensor, against: dict[str, str] | None = None) -> Iterator[dict[str, dict]]:
+    """Of each maker: probe accuracy on all prompts and on the held-out tail, mean sharpness, and flicker where the camera stands still (bool [N]);
+    how like its clips are to those of the maker named in `against`, an earlier one, for the same prompts and seeds. Yields: that of the seeds so far,
+    once for each of `draws` seeds a prompt. A maker is make(prompts, seeds) -> latents."""
     against, found = against or {}, {name: defaultdict(list) for name in makers}
     for draw in range(draws):
         for (said, seeds), standing in zip(batches(prompts, BATCH, 10_000 * draw), still.split(BATCH)):
@@ -146,13 +146,13 @@ def count(studio: Studio, probe: Probe | None, makers: dict[str, Callable], prom
                         of["unlike"].append(feature_distance(probe, seen, other_seen).cpu())
                 if name in against.values():
                     made[name] = frames, seen
-    tail = (torch.arange(draws * len(prompts)) % len(prompts)) >= len(prompts) - held_out
-    return {name: _row(of, labels.repeat(draws, 1), tail) for name, of in found.items()}
+        tail = (torch.arange((draw + 1) * len(prompts)) % len(prompts)) >= len(prompts) - held_out
+        yield {name: _row(of, labels.repeat(draw + 1, 1), tail) for name, of in found.items()}
 
 
 def _row(of: dict[str, list], labels: Tensor, tail: Tensor) -> dict:
     """What `count` says of one maker. labels [N, 4], tail bool [N]."""
-    row: dict = {}
+    row: dict = {"clips": len(labels)}
     if of["said"]:
         said = torch.cat(of["said"])
         row["all"] = shares_right(said, labels)
@@ -176,8 +176,8 @@ def _alike(scores: Tensor) -> dict[str, float]:
 
 
 def seconds_a_clip(make: Callable, prompt: str, device: torch.device) -> float:
-    """Wall seconds of one prompt's text and steps, device idle before and after: the median."""
-    make([prompt], [0])                                        # compiles, records
+    """Wall seconds of one clip's steps, its text encoded before, the device idle before and after: the median."""
+    make([prompt], [0])                                        # encodes, compiles, records
     times: list[float] = []
     least, most = TIMED_CALLS
     while len(times) < least or sum(times) < TIMED_S and len(times) < most:
@@ -305,7 +305,7 @@ def main() -> None:
               "guidance_scale": studio.preset.full.guidance_scale}
 
     def keep(part: str, found: dict) -> None:
-        """On disk as soon as it is known, so that a run that is cut off loses no more than its last part."""
+        """On disk as soon as it is known, so that a run that is cut off loses no more than its last part, or a part's last seed."""
         report.update({part: found, "seconds": round(run.elapsed_s, 1)})
         write_whole(args.out / "report.json", (json.dumps(report, indent=1) + "\n").encode())
 
@@ -329,13 +329,15 @@ def main() -> None:
     under = technique_makers(studio, args.weights) if "techniques" in args.only else {}
     if counted or under:
         still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
-        rows = count(studio, probe, {FULL: makers[FULL], turbo: makers[turbo], **counted, **{name: seen for name, (seen, _) in under.items()}},
-                     prompts, labels, held_out, draws=args.draws, still=still, against={turbo: FULL, **dict.fromkeys(under, turbo)})
-        if counted:
-            keep("accuracy", {name: rows[name] for name in counted})
-        if under:
-            timed = {FULL: makers[FULL], turbo: makers[turbo], **{name: made for name, (_, made) in under.items()}}
-            keep("techniques", {name: {"steps_s": made and seconds_a_clip(made, prompts[0], run.device), **rows[name]} for name, made in timed.items()})
+        pair = {FULL: makers[FULL], turbo: makers[turbo]}
+        timed = {**pair, **{name: made for name, (_, made) in under.items()}} if under else {}
+        steps_s = {name: made and seconds_a_clip(made, prompts[0], run.device) for name, made in timed.items()}
+        for rows in count(studio, probe, pair | counted | {name: seen for name, (seen, _) in under.items()}, prompts, labels, held_out,
+                          draws=args.draws, still=still, against={turbo: FULL, **dict.fromkeys(under, turbo)}):
+            if counted:
+                keep("accuracy", {name: rows[name] for name in counted})
+            if under:
+                keep("techniques", {name: {"steps_s": taken, **rows[name]} for name, taken in steps_s.items()})
     if probe:
         if "worded" in args.only:
             keep("worded", worded(studio, probe, specs[few], labels[few]))
