@@ -87,12 +87,15 @@ def _probe(report: dict) -> str:
 
 
 def _accuracy(report: dict) -> str:
-    rows = [[_spoken(name, report), *_right(row["all"]), f"{row['held_out']['subject']:.3f}, {row['held_out']['motion']:.3f}",
-             f"{1000 * row['sharpness']:.3f}", f"{1000 * row['flicker']:.2f}"] for name, row in report["accuracy"].items()]
+    def unseen(row: dict) -> str:
+        return f"{row['held_out']['subject']:.3f}, {row['held_out']['motion']:.3f}" if "held_out" in row else ""
+
+    rows = [[_spoken(name, report), *_right(row["all"]), unseen(row), f"{1000 * row['sharpness']:.3f}", f"{1000 * row['flicker']:.2f}" if "flicker" in row else ""]
+            for name, row in report["accuracy"].items()]
     teacher, student = report["accuracy"][FULL], report["accuracy"][TURBO]
-    sharper, restless = (student[key] / teacher[key] for key in ("sharpness", "flicker"))
+    ratios = [f"{key} {student[key] / teacher[key]:.3f}" for key in ("sharpness", "flicker") if key in teacher]
     return table(["clips by", *HEADS, "held out: subject, motion", "sharpness x 1000", "flicker x 1000"], rows) + (
-        f"\n\nThe student's sharpness is {sharper:.3f} of the teacher's, its flicker {restless:.3f}.")
+        f"\n\nThe student's clips as a share of the teacher's: {', '.join(ratios)}.")
 
 
 def _variety(report: dict) -> str:
@@ -128,7 +131,8 @@ def _vae(report: dict) -> str:
     found = report["vae"]
     scenes = sorted(found["psnr_by_scene_db"].items(), key=lambda pair: -pair[1])
     return (f"Autoencoder on {found['clips']} held-out clips: PSNR {found['psnr_db']:.1f} dB whole, {found['psnr_subject_db']:.1f} dB under the subject's mask.\n"
-            f"By scene: {', '.join(f'{name} {db:.1f}' for name, db in scenes)}.")
+            f"By scene: {', '.join(f'{name} {db:.1f}' for name, db in scenes)}."
+            + (f"\nIt draws {found['finest']:.2f} of what there is of the finest pattern, every other pixel." if "finest" in found else ""))
 
 
 def _techniques(report: dict, elsewhere: Sequence[dict]) -> str:
