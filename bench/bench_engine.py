@@ -30,6 +30,7 @@ from turbo_engine.presets import Preset, load_preset
 from turbo_engine.resolve import parse_size
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
+from turbo_engine.stats import seconds_of, sync
 
 CHECK_BYTES = 16 << 30      # of float32 weights: --check takes as many blocks as fit
 LIMIT_PLAIN, LIMIT_8 = 0.06, 0.35      # --check: relative error of a whole network's output, in 16 and in 8 bits
@@ -172,25 +173,13 @@ def clip_maker(work: Work, rung: Rung, network: nn.Module, device: torch.device)
             preset.turbo.num_steps, preset.turbo.num_steps)
 
 
-def seconds_of(run: Callable[[], object], device: torch.device, at_least: int, budget_s: float) -> list[float]:
-    """Wall seconds of each call, device idle before and after; as many as fit the budget, `at_least` in any case."""
-    times = []
-    while len(times) < at_least or sum(times) < budget_s and len(times) < 50:
-        _sync(device)
-        start = time.perf_counter()
-        run()
-        _sync(device)
-        times.append(time.perf_counter() - start)
-    return times
-
-
 def climb(report: Report, work: Work, rung: Rung, at_least: int, device: torch.device, limit: dict | None, budget_s: float) -> dict:
     """limit: as `limit_ms` gives it, at the rung's density (None: the row says nothing of it). Returns: the row, which `report` has too."""
     start = time.perf_counter()
     network, fitted = make(work, rung, device, _dtype(device))
     run, steps, whole = clip_maker(work, rung, network, device)
     run()                                                        # compiles, measures, records
-    _sync(device)
+    sync(device)
     ready_s = time.perf_counter() - start
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -351,11 +340,6 @@ def check(report: Report, work: Work, rungs: list[Rung], device: torch.device) -
 
 def _dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def _sync(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _free(device: torch.device) -> None:

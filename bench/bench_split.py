@@ -12,12 +12,13 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from bench.bench_engine import Rung, Work, inputs, make, seconds_of
+from bench.bench_engine import Rung, Work, inputs, make
 from bench.report import Report, gpu_facts, relative_error
 from turbo_engine.accelerate import techniques_for
 from turbo_engine.models.split_sequence import split_sequence
 from turbo_engine.presets import load_preset
 from turbo_engine.resolve import parse_size
+from turbo_engine.stats import seconds_of
 
 LIMITS = {None: 5e-3, "fp8": 4e-2, "int8": 4e-2}
 """Relative error by the layers' format: sums in another order, rounded to bf16; in 8 bits each of the two lies 2.8e-2 from the plain network

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.bench_engine import seconds_of
 from bench.report import Report, gpu_facts, relative_error, since_start
 from kernels.pixels import kernel, launch
 from turbo_engine.families.wan import TINY_CHUNK
@@ -21,6 +20,7 @@ from turbo_engine.models.tiny_vae import TinyVAE
 from turbo_engine.models.wan_vae import WanVAE
 from turbo_engine.presets import Preset, load_preset
 from turbo_engine.resolve import parse_size
+from turbo_engine.stats import seconds_of
 
 CUDA = torch.device("cuda")
 CALLS = 10

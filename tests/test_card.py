@@ -26,7 +26,6 @@ def test_a_number_of_the_report_is_one_of_the_card():
     report["accuracy"][card.TURBO]["sharpness"] = 1.5 * report["accuracy"][card.FULL]["sharpness"]
     block = card.blocks(report)["accuracy"]
     assert "| student, 4 steps, fixed-noise (default) | 1.000 | 1.000 | 0.123 |" in block and "sharpness 1.500, flicker" in block
-
     for row in report["accuracy"].values():
         del row["held_out"], row["flicker"]
     assert "| 0.123 | 1.000 |  | 2.781 |  |" in card.blocks(report)["accuracy"]               # few prompts have neither

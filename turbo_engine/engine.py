@@ -22,7 +22,7 @@ from turbo_engine.recipe import recipe_of
 from turbo_engine.resolve import resolve
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
-from turbo_engine.stats import Stopwatch, peak_memory_mib, resident_bytes
+from turbo_engine.stats import Stopwatch, peak_memory_mib, resident_bytes, sync
 from turbo_engine.types import MODES, Event, Mode, OnState, Preview, Progress, Request, Result
 from turbo_engine.vocabulary import PromptReport
 
@@ -244,8 +244,7 @@ class Engine:
         return torch.cat(parts).cpu().numpy()
 
     def _sync(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        sync(self.device)
 
     def _peak_memory_mib(self) -> float | None:
         if self.device.type == "cuda":

@@ -5,6 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stopwatch:
@@ -45,6 +49,26 @@ class Stopwatch:
     def report(self) -> dict[str, float]:
         """Stages and "total", the time from start to now, waiting for whoever consumed the events included."""
         return {**self.stages, "total": self.elapsed}
+
+
+def sync(device: "torch.device") -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(run: Callable[[], object], device: "torch.device", at_least: int, budget_s: float) -> list[float]:
+    """Wall seconds of each call, device idle before and after; as many as fit the budget, `at_least` in any case."""
+    times: list[float] = []
+    while len(times) < at_least or sum(times) < budget_s and len(times) < 50:
+        sync(device)
+        start = time.perf_counter()
+        run()
+        sync(device)
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def peak_memory_mib() -> float | None:

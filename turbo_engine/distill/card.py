@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from turbo_engine.distill.probe import HEADS
 from turbo_engine.safe_write import write_whole
 
-HEADS = ("subject", "scene", "motion", "camera")
 SAME = ("bench", "commit", "device", "torch", "prompts", "draws", "held_out", "guidance_scale")      # in all parts of one report
 TURBO, FULL = "student-4 fixed-noise", "teacher-50"
 _PLACE = re.compile(r"(<!-- report: (\w+) -->\n).*?\n(<!-- /report -->)", re.DOTALL)

@@ -7,7 +7,6 @@ sheets of the showcase prompts. `card.py` makes the card's tables of report.json
 Runs on a CPU too, given a probe and patience (--prompts 8), or a part of it (--only worded).
 """
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from turbo_engine.compare import ssim
 from turbo_engine.denoiser import Denoiser
-from turbo_engine.distill.card import blocks
+from turbo_engine.distill.card import FULL, blocks
 from turbo_engine.distill.clips import Compositor
 from turbo_engine.distill.likeness import likeness
 from turbo_engine.distill.nearness import mean_rows, nearness, regions, rows_by, settled
@@ -38,6 +37,7 @@ from turbo_engine.models.vae import VAE
 from turbo_engine.safe_write import write_whole
 from turbo_engine.samplers import SAMPLERS
 from turbo_engine.schedule import flow_times, rcm_times
+from turbo_engine.stats import seconds_of
 from turbo_engine.vocabulary import Vocabulary
 from turbo_engine.weights import fill
 
@@ -47,9 +47,9 @@ STRIP = (0, 10, 21, 32)        # frames of a clip on a sheet
 SHEET_SEED = 7
 PARTS = ("sheets", "turbo_to_full", "accuracy", "techniques", "worded", "larger", "variety", "rendered", "vae")
 COUNTED = {"accuracy", "techniques", "worded", "larger"}       # the parts that ask the probe
-FULL, ANOTHER_SEED = "teacher-50", "another seed"
+ANOTHER_SEED = "another seed"
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
-TIMED_S, TIMED_CALLS = 5.0, (3, 50)     # of timing a maker: seconds, and calls at least and at most
+TIMED_S = 5.0                 # of timing a maker, three calls in any case
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
 
@@ -178,17 +178,7 @@ def _alike(scores: Tensor) -> dict[str, float]:
 def seconds_a_clip(make: Callable, prompt: str, device: torch.device) -> float:
     """Wall seconds of one clip's steps, its text encoded before, the device idle before and after: the median."""
     make([prompt], [0])                                        # encodes, compiles, records
-    times: list[float] = []
-    least, most = TIMED_CALLS
-    while len(times) < least or sum(times) < TIMED_S and len(times) < most:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        make([prompt], [0])
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return round(float(np.median(times)), 4)
+    return round(float(np.median(seconds_of(lambda: make([prompt], [0]), device, 3, TIMED_S))), 4)
 
 
 def variety(make, prompts: list[str]) -> float:
