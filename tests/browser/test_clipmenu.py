@@ -88,7 +88,7 @@ def test_a_click_in_the_history_and_a_reload_bring_size_and_length_back(desk):
     choose(desk, "a short wide robot", "320x192", 17)
     page.locator(".shot-open[title^='a short wide robot']").wait_for()
     choose(desk, "a robot", "256x256", 33)
-    page.locator(".shot-open[title^='a short wide robot']").first.click()      # the newest: where machines are slow, the size before made one too
+    page.locator(".shot-open[title^='a short wide robot']").last.click()       # the oldest: where machines are slow, it was made in the next size too
     desk.settle("a short wide robot")
     assert (page.locator(".size").input_value(), page.locator(".length").input_value()) == ("320x192", "17")
     page.reload()
