@@ -5,6 +5,7 @@ A long job can give way: between two blocks of its network it lets another job r
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ class Engine:
 
     def _run(self, plan: Request, give_way: Callable[[], None] | None) -> Iterator[Event]:
         with self._lock:
-            watch = Stopwatch(self._sync)
+            watch = Stopwatch(partial(sync, self.device))
             try:
                 self._give_way = give_way and (lambda: self._step_aside(give_way, watch))
                 yield from self._work(plan, watch)
@@ -242,9 +243,6 @@ class Engine:
         if not torch.stack(finite).all():                      # asked once: each answer waits for the device
             raise _not_finite("decoding")
         return torch.cat(parts).cpu().numpy()
-
-    def _sync(self) -> None:
-        sync(self.device)
 
     def _peak_memory_mib(self) -> float | None:
         if self.device.type == "cuda":

@@ -149,10 +149,9 @@ def test_a_dropped_clip_brings_its_model_with_it_also_where_the_connection_is_lo
     with page.expect_request("**/rt/preset"):
         page.evaluate("""(data) => { const files = new DataTransfer(); files.items.add(new File([new Uint8Array(data)], 'clip.mp4'));
             document.querySelector('.desk').dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true })); }""", data)
-    page.evaluate("""() => { window.said = []; const lamp = document.querySelector('.lamp-text');
-        new MutationObserver(() => said.push(lamp.textContent)).observe(lamp, { childList: true, characterData: true, subtree: true });
-        sockets.at(-1).close(); }""")
-    page.wait_for_function("said.includes('Connection lost') && said.at(-1) === 'Live'")      # on the model before: the choice is on its way
+    watch(desk, ".lamp-text")
+    page.evaluate("sockets.at(-1).close()")
+    page.wait_for_function("told.includes('Connection lost') && told.at(-1) === 'Live'")      # on the model before: the choice is on its way
     held[0].continue_()
     desk.until_runs("wide")
     desk.settle("a fox that was dropped")
