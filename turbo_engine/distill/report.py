@@ -49,7 +49,7 @@ PARTS = ("sheets", "turbo_to_full", "accuracy", "techniques", "worded", "larger"
 COUNTED = {"accuracy", "techniques", "worded", "larger"}       # the parts that ask the probe
 ANOTHER_SEED = "another seed"
 FEWER_PROMPTS = 100           # for what is told beside the main numbers
-TIMED_S = 5.0                 # of timing a maker, three calls in any case
+TIMED_TURNS, TIMED_S = 5, 1.0  # of timing a maker, one call a turn in any case
 LARGER = {"33 x 384 x 384": (33, 384, 384), "65 x 256 x 256": (65, 256, 256)}
 
 
@@ -175,10 +175,16 @@ def _alike(scores: Tensor) -> dict[str, float]:
             "ssim_tenth": round(float(scores.quantile(0.1)), 4)}
 
 
-def seconds_a_clip(make: Callable, prompt: str, device: torch.device) -> float:
-    """Wall seconds of one clip's steps, its text encoded before, the device idle before and after: the median."""
-    make([prompt], [0])                                        # encodes, compiles, records
-    return round(float(np.median(seconds_of(lambda: make([prompt], [0]), device, 3, TIMED_S))), 4)
+def seconds_a_clip(makers: dict[str, Callable], prompt: str, device: torch.device) -> dict[str, float]:
+    """Wall seconds of one clip's steps by each maker, its text encoded before, the device idle before and after: the median. By turns, so that what
+    else slows the machine slows all of them."""
+    for make in makers.values():
+        make([prompt], [0])                                    # encodes, compiles, records
+    taken: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(TIMED_TURNS):
+        for name, make in makers.items():
+            taken[name] += seconds_of(lambda: make([prompt], [0]), device, 1, TIMED_S)
+    return {name: round(float(np.median(each)), 4) for name, each in taken.items()}
 
 
 def variety(make, prompts: list[str]) -> float:
@@ -320,14 +326,14 @@ def main() -> None:
     if counted or under:
         still = torch.tensor([world.cameras[spec.camera].name == "still" for spec in specs])
         pair = {FULL: makers[FULL], turbo: makers[turbo]}
-        timed = {**pair, **{name: made for name, (_, made) in under.items()}} if under else {}
-        steps_s = {name: made and seconds_a_clip(made, prompts[0], run.device) for name, made in timed.items()}
+        timed = {**pair, **{name: make for name, (_, make) in under.items() if make}} if under else {}
+        steps_s = seconds_a_clip(timed, prompts[0], run.device)
         for rows in count(studio, probe, pair | counted | {name: seen for name, (seen, _) in under.items()}, prompts, labels, held_out,
                           draws=args.draws, still=still, against={turbo: FULL, **dict.fromkeys(under, turbo)}):
             if counted:
                 keep("accuracy", {name: rows[name] for name in counted})
             if under:
-                keep("techniques", {name: {"steps_s": taken, **rows[name]} for name, taken in steps_s.items()})
+                keep("techniques", {name: {"steps_s": steps_s.get(name), **rows[name]} for name in (*pair, *under)})
     if probe:
         if "worded" in args.only:
             keep("worded", worded(studio, probe, specs[few], labels[few]))
