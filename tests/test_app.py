@@ -34,6 +34,17 @@ def test_the_page_never_imports_torch():
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).strip() == "False"
 
 
+def test_gradio_writes_no_type_stubs_at_a_start():
+    """They were close to half of its import's time, and apps that start at once would write the same files."""
+    script = """if True:
+        import sys
+        opened = []
+        sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+        import ui.page
+        print(any(path.endswith(".html") or path.endswith(".py") for path in opened), [path for path in opened if path.endswith(".pyi")])"""
+    assert subprocess.check_output([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, text=True).strip() == "True []"
+
+
 def test_an_unknown_preset_is_one_line():
     assert "expected one of pocket" in refused("--preset", "nonsense")
 

@@ -1,6 +1,7 @@
 """What a prompt says that the model was never taught, and the nearest words it was. numpy only; quick enough for every edit."""
 import random
 import re
+import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ class Vocabulary:
         """world: None where the model knows no bounds. embed: None finds neighbours by spelling only."""
         self.world, self.text_len, self.count_tokens, self.embed = world, text_len, count_tokens, embed
         self._remembered: dict[str, tuple[str, ...]] = {}
+        self._embedded: _Subjects | None = None
+        self._embedding = threading.Lock()
         if world is None:
             return
         self._owner = {phrase.lower(): s.name for s in world.subjects for phrase in (s.name, *s.also)}
@@ -89,8 +92,6 @@ class Vocabulary:
         self._compounds = {word for word in {*self._owner} | self._known if len(word) >= 2 * _MIN_PART}
         self._typeable = sorted(word for word in self._subject_words | _words(_phrases_of_deeds(world)) if len(word) > 2)
         self._names = [s.name for s in world.subjects]
-        if embed is not None:
-            self._embed_subjects()
 
     # -- words -------------------------------------------------------------------------------------------------------
 
@@ -305,21 +306,37 @@ class Vocabulary:
         typos = sorted(typos, key=lambda known: (known not in self._owner, known not in self._known, known))
         return tuple(typos[:_MAX_SUGGESTIONS])
 
-    def _embed_subjects(self) -> None:
+    def _subjects(self) -> "_Subjects":
+        """Embedded once, for the first unknown word: more than a second on two cores, which no start need wait for."""
+        with self._embedding:
+            if self._embedded is None:
+                self._embedded = self._embed_subjects()
+        return self._embedded
+
+    def _embed_subjects(self) -> "_Subjects":
         phrases = [(phrase, i) for i, s in enumerate(self.world.subjects) for phrase in (s.name, *s.also)]
         sentences = [_SENTENCE.format(phrase) for phrase, _ in phrases]
         order = sorted(range(len(sentences)), key=lambda p: self.count_tokens(sentences[p]))        # alike in length: less padding
         vectors = np.concatenate([self.embed([sentences[p] for p in order[at:at + 64]]) for at in range(0, len(order), 64)])
         vectors = vectors[np.argsort(order)]                                                            # [P, D]
-        self._centre = vectors.mean(0)                                  # what all sentences share says nothing
-        self._vectors = _unit(vectors - self._centre)
-        self._starts = np.array([p for p, (_, i) in enumerate(phrases) if p == 0 or i != phrases[p - 1][1]])
+        centre = vectors.mean(0)                                        # what all sentences share says nothing
+        starts = np.array([p for p, (_, i) in enumerate(phrases) if p == 0 or i != phrases[p - 1][1]])
+        return _Subjects(centre, _unit(vectors - centre), starts)
 
     def _meant_like(self, word: str) -> tuple[str, ...]:
-        cosine = self._vectors @ _unit(self.embed([_SENTENCE.format(word)])[0] - self._centre)          # [P]
-        likeness = (cosine[self._starts] + np.maximum.reduceat(cosine, self._starts)) / 2    # of the name and its best synonym
+        centre, vectors, starts = self._subjects()
+        cosine = vectors @ _unit(self.embed([_SENTENCE.format(word)])[0] - centre)              # [P]
+        likeness = (cosine[starts] + np.maximum.reduceat(cosine, starts)) / 2        # of the name and its best synonym
         floor = max(_MIN_COSINE, _MIN_SHARE * likeness.max())
         return tuple(self._names[i] for i in np.argsort(-likeness)[:_MAX_SUGGESTIONS] if likeness[i] >= floor)
+
+
+class _Subjects(NamedTuple):
+    """What the text encoder makes of the subjects' P phrases. centre [D], vectors [P, D] unit, starts [S]: each subject's first phrase."""
+
+    centre: np.ndarray
+    vectors: np.ndarray
+    starts: np.ndarray
 
 
 class _Seen(NamedTuple):

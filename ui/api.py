@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import gradio as gr
-
 from turbo_engine.errors import OutputError, RequestError, TurboError
 from turbo_engine.media import encode_mp4_bytes
 from turbo_engine.resolve import parse_size, resolve
@@ -31,6 +29,7 @@ from .archive import describe
 from .clips import Clip, Edit
 from .exports import Exports
 from .handlers import MAX_SEED
+from .lean_gradio import gr
 from .live import Desk
 from .models import Models
 from .pictures import Pictures

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from gradio.route_utils import FnIndexInferError
 
 from .api import Api, add_end_points
+from .lean_gradio import gr
 
 VIEWER = Path(__file__).parent / "viewer"
 
@@ -49,7 +48,7 @@ def mount_page(app, port: int, api: Api):
     )
     app.add_exception_handler(RequestValidationError, _told_plainly)
     app.routes[-1].app.add_exception_handler(RequestValidationError, _told_plainly)
-    app.routes[-1].app.add_exception_handler(FnIndexInferError, lambda *_: PlainTextResponse("No end point has this name.", 404))
+    app.routes[-1].app.add_exception_handler(gr.route_utils.FnIndexInferError, lambda *_: PlainTextResponse("No end point has this name.", 404))
     return app
 
 
