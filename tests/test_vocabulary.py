@@ -158,6 +158,19 @@ def test_the_model_waits_for_no_neighbours():
 
 
 @pytest.mark.parametrize("prompt, read", [
+    ("a dragon growing next to a volcano", "a dragon growing by a volcano"), ("a cat Close to the beautiful SEA", "a cat by the beautiful SEA"),
+    ("a dog near to an erupting volcano", "a dog by an erupting volcano"), ("an owl beside the lava, zoom in", "an owl by the lava, zoom in"),
+    ("a robot near a city at night", "a robot by a city at night"), ("next to the stage a penguin jumps", "by the stage a penguin jumps"),
+    *[(kept, kept) for kept in (
+        "a dragon near an erupting volcano", "a dog near the pyramids", "a dragon near a ringed planet in space", "a cat beside a volcano",
+        "a cat next to a dog in the city", "a cat near a small dog by the sea", "a dog near me in a forest", "a cat next to, well, the sea",
+        "a cat next to an octopus underwater", "a cat near a house in a forest", "a cat close to a house")]])
+def test_what_stands_by_a_scene_has_no_companion(roomy, prompt, read):
+    """Next to the stage stood a shape of many colours: so companions are announced."""
+    assert roomy.read(prompt) == read
+
+
+@pytest.mark.parametrize("prompt, read", [
     ("Two Penguins dancing among the stars", "Two penguin dancing among the stars"), ("foxes and dogs", "foxes and a dog"),
     ("A Dog by the sea", "A Dog by the sea"), ("the dog's house, pengiuns too", "the dog house, a penguin too"),
     ("Stars and trees growing among the stars", "a star and a tree growing among the stars"),

@@ -5,6 +5,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ _NOWHERE = frozenset("""
 among beneath bottom deep erupting fall falling flowers front green hot land lights northern orange outer planet red ringed rock sunny tropical
 """.split())                 # words of scenes that by themselves may say anything: "a red car"
 _SIDES = re.compile(r"\b(?:left|right|middle|cent(?:re|er))\b", re.IGNORECASE)
+_BEGIN_A_PART = frozenset("a an the in on at with and by of from near next beside over under inside behind into through among".split())
 _BEFORE_AN_ARTICLE = frozenset("with and beside near to of show see".split())
 
 
@@ -129,6 +131,18 @@ class Vocabulary:
                 end = second.end()
         return "".join((*parts, prompt[end:])), tuple(dict.fromkeys(found))
 
+    def _by_scenes(self, prompt: str) -> str:
+        """"next to the stage" as "by the stage": such words announce a companion, and where none follows the network makes a shape of its own."""
+        def by(match: re.Match) -> str:
+            words = map(_plain, _WORD.findall(match.string[match.end():]))
+            words = [*takewhile(lambda word: word[0].isalnum() and word not in _BEGIN_A_PART, words)]
+            of_subject = self._subject.search(" " + " ".join(map(self._singular, words)) + " ")
+            return match[0] if of_subject or self._scenes_of.keys().isdisjoint(words) else f"by{match['article'] or ''}"
+
+        parts = self._clause.split(prompt)
+        parts[::2] = [_NEXT_TO.sub(by, part) for part in parts[::2]]               # "near the pyramids" was taught as it is
+        return "".join(parts)
+
     def _put_right(self, seen: "_Seen") -> str:
         """All of `read` but what the seed adds."""
         known = dict(seen.corrected)
@@ -204,6 +218,7 @@ class Vocabulary:
 
     def _look(self, prompt: str) -> "_Seen":
         prompt, mended = self._mended(unicodedata.normalize("NFC", prompt))
+        prompt = self._by_scenes(prompt)
         words = [_plain(word) for word in _WORD.findall(prompt.replace("’", "'"))]
         unknown, subjects, followers = self._untaught(words)
         if unknown and _is_foreign(words):
@@ -370,6 +385,9 @@ def _any_of(world: World, *kinds: str) -> str:
 
 def _whole_words(pattern: str) -> re.Pattern:
     return re.compile(rf"(?<![\w'-])(?:{pattern})(?![\w'-])", re.IGNORECASE)
+
+
+_NEXT_TO = _whole_words("(?:next to|near(?: to)?|beside|close (?:to|by)|alongside)(?P<article> (?:an?|the))?")
 
 
 def _phrases_of_deeds(world: World) -> list[str]:
