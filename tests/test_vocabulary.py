@@ -160,13 +160,25 @@ def test_the_model_waits_for_no_neighbours():
 @pytest.mark.parametrize("prompt, read", [
     ("a dragon growing next to a volcano", "a dragon growing by a volcano"), ("a cat Close to the beautiful SEA", "a cat by the beautiful SEA"),
     ("a dog near to an erupting volcano", "a dog by an erupting volcano"), ("an owl beside the lava, zoom in", "an owl by the lava, zoom in"),
-    ("a robot near a city at night", "a robot by a city at night"), ("next to the stage a penguin jumps", "by the stage a penguin jumps"),
+    ("a robot near a city at night", "a robot by a city at night"), ("then next to the stage a penguin jumps", "then by the stage a penguin jumps"),
+    ("a rabbit with blue sky in a meadow", "a rabbit by blue sky in a meadow"), ("a cat alongside a wheelbarrow", "a cat by a wheelbarrow"),
+    ("a cat close to a pengiun", "a cat close to a penguin"), ("a cat near me in a forest", "a cat by me in a forest"), ("a cat with two Dogs", "a cat with two dog"),
+    ("a bird flying over the ocean", "a bird flying by the ocean"), ("a dog runs along the beach", "a dog runs by the beach"),
     *[(kept, kept) for kept in (
         "a dragon near an erupting volcano", "a dog near the pyramids", "a dragon near a ringed planet in space", "a cat beside a volcano",
-        "a cat next to a dog in the city", "a cat near a small dog by the sea", "a dog near me in a forest", "a cat next to, well, the sea",
-        "a cat next to an octopus underwater", "a cat near a house in a forest", "a cat close to a house")]])
-def test_what_stands_by_a_scene_has_no_companion(roomy, prompt, read):
-    """Next to the stage stood a shape of many colours: so companions are announced."""
+        "a cat next to a dog in the city", "a cat near a small dog by the sea", "a cat next to an octopus underwater", "a cat near a house in a forest",
+        "a cat with a ball", "a cat with a red hat", "a cat without a ball", "nearby a cat jumps",
+        "a bird above the cloud", "a cat flipping over", "jumping over and over")]])
+def test_where_nothing_taught_follows_there_is_no_companion(roomy, prompt, read):
+    """Next to the stage stood a shape of many colours."""
+    assert roomy.read(prompt) == read
+
+
+@pytest.mark.parametrize("prompt, read", [
+    ("a cat, close-up", "a cat"), ("A close-up of a cat on the beach", "a cat on the beach"), ("extreme close up shot of a dog", "a dog"),
+    ("an owl in the city, 8k, shallow depth of field", "an owl in the city, 8k"), ("a cat in a field", "a cat in a field"), ("a cat,", "a cat,")])
+def test_film_speech_is_no_thing_and_no_scene(roomy, prompt, read):
+    """Of a close-up there was a companion, of a depth of field a meadow."""
     assert roomy.read(prompt) == read
 
 
@@ -246,7 +258,7 @@ def test_what_does_not_fit_stays_open(roomy, more, seed, read):
 
 @pytest.mark.clock
 @pytest.mark.parametrize("prompt", ["a cat" + " " * 1_990 + "x", "a cat zooms in" + "." * 1_980, "x" * 1_000 + " cat" * 250, "," * 2_000, "'" * 2_000,
-                                    (" " * 20 + "zoom in") * 70, "zoom in, " * 220])
+                                    (" " * 20 + "zoom in") * 70, "zoom in, " * 220, "a cat" + " with x" * 285, "close-up " * 220])
 def test_the_longest_prompts_are_read_in_no_time(roomy, prompt):
     """They were 1.9 s for one long word before many subjects, 0.6 s for many blanks."""
     start = time.perf_counter()

@@ -87,6 +87,7 @@ class Vocabulary:
             for word in _words([phrase]):
                 self._names_with.setdefault(word, {}).setdefault(name, phrase)
         self._subject_words = self._names_with.keys()
+        self._things = {phrase.rpartition(" ")[2] for phrase in self._owner} - self._scenes_of.keys()      # "a red hat" is of the top hat's kind
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
         self._travels = {base for verbs in world.verbs.values() for verb in verbs for base in _deed(verb)}
@@ -131,18 +132,6 @@ class Vocabulary:
                 end = second.end()
         return "".join((*parts, prompt[end:])), tuple(dict.fromkeys(found))
 
-    def _by_scenes(self, prompt: str) -> str:
-        """"next to the stage" as "by the stage": such words announce a companion, and where none follows the network makes a shape of its own."""
-        def by(match: re.Match) -> str:
-            words = map(_plain, _WORD.findall(match.string[match.end():]))
-            words = [*takewhile(lambda word: word[0].isalnum() and word not in _BEGIN_A_PART, words)]
-            of_subject = self._subject.search(" " + " ".join(map(self._singular, words)) + " ")
-            return match[0] if of_subject or self._scenes_of.keys().isdisjoint(words) else f"by{match['article'] or ''}"
-
-        parts = self._clause.split(prompt)
-        parts[::2] = [_NEXT_TO.sub(by, part) for part in parts[::2]]               # "near the pyramids" was taught as it is
-        return "".join(parts)
-
     def _put_right(self, seen: "_Seen") -> str:
         """All of `read` but what the seed adds."""
         known = dict(seen.corrected)
@@ -154,9 +143,19 @@ class Vocabulary:
             single = self._singular(word := _plain(match[0]))
             return match[0] if single == word else single
 
-        parts = self._clause.split(_WORD.sub(meant, seen.prompt))
-        parts[::2] = [_WORD.sub(one, part) for part in parts[::2]]                 # "among the stars", every other part, is a scene
+        prompt = _SHOTS.sub("", seen.prompt)
+        prompt = prompt if prompt == seen.prompt else prompt.strip(" ,")
+        parts = self._clause.split(_WORD.sub(meant, prompt))
+        parts[::2] = [_COMPANY.sub(self._alone, _WORD.sub(one, part)) for part in parts[::2]]     # "among the stars", every other part, is a scene
         return self._mention.sub(self._with_article, "".join(parts))
+
+    def _alone(self, match: re.Match) -> str:
+        """"next to the stage" as "by the stage", "with blue sky" as "by blue sky": such words announce a companion, and where no subject follows the
+        network makes a shape of its own. So, too, "over the ocean", which is not in it."""
+        words = (_plain(word[0]) for word in _WORD.finditer(match.string, match.end()))
+        words = [*takewhile(lambda word: word[0].isalnum() and word not in _BEGIN_A_PART, words)]
+        told = self._subject.search(" " + " ".join(words) + " ") or not self._things.isdisjoint(words)
+        return match[0] if told else f" by{match['article'] or ''}"
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
@@ -218,7 +217,6 @@ class Vocabulary:
 
     def _look(self, prompt: str) -> "_Seen":
         prompt, mended = self._mended(unicodedata.normalize("NFC", prompt))
-        prompt = self._by_scenes(prompt)
         words = [_plain(word) for word in _WORD.findall(prompt.replace("’", "'"))]
         unknown, subjects, followers = self._untaught(words)
         if unknown and _is_foreign(words):
@@ -387,7 +385,9 @@ def _whole_words(pattern: str) -> re.Pattern:
     return re.compile(rf"(?<![\w'-])(?:{pattern})(?![\w'-])", re.IGNORECASE)
 
 
-_NEXT_TO = _whole_words("(?:next to|near(?: to)?|beside|close (?:to|by)|alongside)(?P<article> (?:an?|the))?")
+_COMPANY = re.compile(r" (?:with|next to|near(?: to)?|beside|close (?:to|by)|alongside|(?:over|above|along)(?= (?:an?|the) ))"
+                      r"(?P<article> (?:an?|the))?(?![\w'-])", re.IGNORECASE)
+_SHOTS = _whole_words("(?:an? )?(?:extreme )?close[- ]?ups?(?: shot)?(?: of)?|(?:with )?(?:an? )?(?:shallow )?depth of field")    # film speech
 
 
 def _phrases_of_deeds(world: World) -> list[str]:

@@ -23,7 +23,7 @@ a an the of and with is are it its in on at to from near by next beside please s
 cute little happy beautiful funny lovely adorable small big while camera shot slow then up down as very
 this that there these those some one my our your his her their he she they him them who which be being been was were has have for
 or but so just also where when over into onto across through around inside outside under below above behind between along towards
-toward during out off photo picture image movie film scene showing
+toward during out off close alongside photo picture image movie film scene showing
 """.split())
 
 
