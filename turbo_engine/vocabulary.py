@@ -110,8 +110,9 @@ class Vocabulary:
 
     def read(self, prompt: str, seed: int | None = None) -> str:
         """The prompt as the model should have it: what `check` says is corrected, of subjects one, as it was taught no more, and with its
-        article ("bunny jumping" as "a bunny jumping"). The scene, and the subject's place or its way, are the seed's choice where they are
-        not named, so that turbo and full are one shot, and stay it while the rest is typed; without a seed they are left open."""
+        article ("bunny jumping" as "a bunny jumping"); no companion where none is named ("with blue sky"). The scene, and the subject's place
+        or its way, are the seed's choice where they are not named, so that turbo and full are one shot, and stay it while the rest is typed;
+        without a seed they are left open."""
         if self.world is None or (seen := self._look(prompt)).foreign:
             return prompt
         text = self._put_right(seen)
