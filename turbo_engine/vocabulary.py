@@ -87,7 +87,7 @@ class Vocabulary:
             for word in _words([phrase]):
                 self._names_with.setdefault(word, {}).setdefault(name, phrase)
         self._subject_words = self._names_with.keys()
-        self._things = {phrase.rpartition(" ")[2] for phrase in self._owner} - self._scenes_of.keys()      # "a red hat" is of the top hat's kind
+        self._things = {phrase.rpartition(" ")[2] for phrase in self._owner}        # "a red hat" is of the top hat's kind
         self._known = _words(_phrases_of_deeds(world)) | STOP_WORDS
         self._deeds = {base for word in self._known if word.endswith("ing") for base in _deed(word)}
         self._travels = {base for verbs in world.verbs.values() for verb in verbs for base in _deed(verb)}
@@ -154,9 +154,8 @@ class Vocabulary:
         """"next to the stage" as "by the stage", "with blue sky" as "by blue sky": such words announce a companion, and where no subject follows the
         network makes a shape of its own. So, too, "over the ocean", which is not in it."""
         words = (_plain(word[0]) for word in _WORD.finditer(match.string, match.end()))
-        words = [*takewhile(lambda word: word[0].isalnum() and word not in _BEGIN_A_PART, words)]
-        told = self._subject.search(" " + " ".join(words) + " ") or not self._things.isdisjoint(words)
-        return match[0] if told else f" by{match['article'] or ''}"
+        words = takewhile(lambda word: word[0].isalnum() and word not in _BEGIN_A_PART, words)
+        return f" by{match['article'] or ''}" if self._things.isdisjoint(words) else match[0]
 
     def _with_article(self, match: re.Match) -> str:
         """Nine in ten captions it was taught by had one; without, of two subjects each takes on a little of the other."""
